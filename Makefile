@@ -1,0 +1,52 @@
+# Everything a person or CI calls. `make` alone lists it.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
+	command -v $$p >/dev/null 2>&1 && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && \
+	{ echo $$p; break; }; done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+READY_TEST := $(VENV)/.installed-test
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo setup test test-slow lint repro ui clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## set up, then run the whole pipeline on drawn pictures (about 10 minutes on 2 cores)
+	$(BIN)/dsrg run
+
+setup: $(READY) ## make .venv and install everything
+
+test: $(READY_TEST) ## set up, then run the fast tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(READY_TEST) ## the tests that take longer
+	$(BIN)/python -m pytest -m "slow and not gpu and not browser" $(PYTEST_ARGS)
+
+lint: $(READY_TEST) ## format check, ruff and mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+repro: $(READY) ## the same pipeline through DVC alone
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
+
+ui: $(READY) ## compare all runs in MLflow's UI on http://127.0.0.1:5000
+	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(abspath mlflow.db)" --host 127.0.0.1
+
+clean: ## remove what the pipeline made here; DVC's cache and .venv stay
+	rm -rf data reports .work mlflow.db mlruns mlartifacts
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	@touch $@
+
+$(READY_TEST): pyproject.toml constraints.txt $(READY)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[test]'
+	@touch $@
