@@ -1,0 +1,248 @@
+"""Pictures and masks: decoding of every common kind, scaling down, placing on the canvas.
+
+PIL speaks of (width, height); everything that leaves this module is (height, width).
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MAX_PIXELS = 100_000_000
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+# Named, because PIL would hand others to outside programs: Ghostscript for EPS.
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+_BACKDROP = (255, 255, 255)
+# What PIL's decoders let through on broken bytes, beside its own UnidentifiedImageError (an OSError).
+_BROKEN = (
+    OSError,
+    EOFError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class DecodeError(Exception):
+    """A picture or mask cannot be read; the message is the reason, without the file's name."""
+
+
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read a picture as 8-bit RGB, the right way up.
+
+    The EXIF orientation is applied. Greyscale, palette and CMYK pictures become RGB; 16-bit ones
+    are scaled to 8 bits over their full range (65535 becomes 255), not by their own maximum.
+    Transparent pixels are laid on white, as viewers do. Of an animation the first frame is taken.
+
+    Parameters
+    ----------
+    path : Path
+        The file. Its content decides the format, not its suffix.
+    max_pixels : int
+        Larger pictures are refused before they are decoded (decompression bombs).
+
+    Returns
+    -------
+    (H, W, 3) uint8
+
+    Raises
+    ------
+    DecodeError
+        Missing, empty, truncated, corrupt, too large, or no picture.
+    """
+    with _open_decoded(path, max_pixels) as image:
+        return np.array(_convert_to_rgb(image))
+
+
+def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+    """Read a mask: class ids as they are stored, palettes ignored.
+
+    Parameters
+    ----------
+    path : Path
+        An 8-bit greyscale or palette PNG; 16-bit greyscale if no value is over 255.
+
+    Returns
+    -------
+    (H, W) uint8
+        Class ids, or 255 for ignored.
+
+    Raises
+    ------
+    DecodeError
+        As `read_image`, or a picture of colours instead of ids.
+    """
+    with _open_decoded(path, max_pixels) as image:
+        if image.mode not in {"1", "L", "P"} and not image.mode.startswith("I"):
+            raise DecodeError(
+                f"is a {image.mode} picture: a mask is an 8-bit palette or greyscale PNG that holds class ids"
+            )
+        ids = np.array(image)
+    if ids.dtype == np.uint8 or ids.dtype == np.bool_:
+        return ids.astype(np.uint8)
+    if ids.min() < 0 or ids.max() > 255:
+        worst = int(ids.max() if ids.max() > 255 else ids.min())
+        raise DecodeError(f"holds {worst}: mask values go from 0 to 255")
+    return ids.astype(np.uint8)
+
+
+@contextmanager
+def _open_decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """Open, check the size, decode, and turn upright; every failure becomes a DecodeError."""
+    try:
+        if path.stat().st_size == 0:
+            raise DecodeError("is empty (0 bytes)")
+        with warnings.catch_warnings():
+            # Our own limit below speaks; PIL's remarks on odd metadata concern no pixel.
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                if image.width * image.height > max_pixels:
+                    raise DecodeError(
+                        f"is {image.height} x {image.width} pixels, more than the {max_pixels} allowed: "
+                        "scale it down"
+                    )
+                image.load()
+                upright = ImageOps.exif_transpose(image)
+    except FileNotFoundError as error:
+        raise DecodeError("not found") from error
+    except UnidentifiedImageError as error:
+        raise DecodeError("is no picture, or of an unknown format") from error
+    except _BROKEN as error:
+        raise DecodeError(f"cannot be decoded ({_describe(error)})") from error
+    yield upright
+
+
+def _describe(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _convert_to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        image = _reduce_to_8_bits(image)
+    elif image.mode == "F":
+        raise DecodeError("holds floating-point values of unknown range: save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        backdrop = Image.new("RGBA", layer.size, (*_BACKDROP, 255))
+        image = Image.alpha_composite(backdrop, layer)
+    return image.convert("RGB")
+
+
+def _reduce_to_8_bits(image: Image.Image) -> Image.Image:
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 65535:
+        raise DecodeError("holds values outside 0 to 65535: save it with 8 or 16 bits")
+    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+
+
+def fit_size(size: Sequence[int], canvas: int) -> tuple[int, int]:
+    """Fit a size into the canvas: never larger than it was, aspect ratio kept, at least one pixel.
+
+    Parameters
+    ----------
+    size : (height, width)
+    canvas : int
+        ``S``: side of the canvas in pixels.
+
+    Returns
+    -------
+    (height, width)
+
+    Examples
+    --------
+    >>> fit_size((500, 1000), 320), fit_size((200, 100), 320)
+    ((160, 320), (200, 100))
+    """
+    height, width = int(size[0]), int(size[1])
+    longest = max(height, width)
+    if longest <= canvas:
+        return height, width
+    return max(1, round(height * canvas / longest)), max(1, round(width * canvas / longest))
+
+
+def scale_image(image: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Scale a picture with Lanczos filtering, widened when scaling down so that nothing aliases.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+        Not modified.
+    size : (height, width)
+
+    Returns
+    -------
+    (height, width, 3) uint8
+        `image` itself if it has that size already.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    scaled = Image.fromarray(image).resize((int(size[1]), int(size[0])), Image.Resampling.LANCZOS)
+    return np.array(scaled)
+
+
+def scale_label_map(label_map: NDArray[np.uint8], size: Sequence[int]) -> NDArray[np.uint8]:
+    """Scale a label map by taking the nearest pixel, so that no id is invented.
+
+    Parameters
+    ----------
+    label_map : (H, W) uint8
+        Not modified.
+    size : (height, width)
+
+    Returns
+    -------
+    (height, width) uint8
+        `label_map` itself if it has that size already.
+    """
+    if label_map.shape == tuple(size):
+        return label_map
+    scaled = Image.fromarray(label_map).resize((int(size[1]), int(size[0])), Image.Resampling.NEAREST)
+    return np.array(scaled)
+
+
+def place_on_canvas(picture: NDArray[np.uint8], canvas: int, *, fill: int) -> NDArray[np.uint8]:
+    """Place a picture or label map in the top left corner of a square canvas.
+
+    Parameters
+    ----------
+    picture : (H, W) or (H, W, 3) uint8
+        No side longer than `canvas`. Not modified.
+    canvas : int
+        ``S``.
+    fill : int
+        Value of the padding.
+
+    Returns
+    -------
+    (S, S) or (S, S, 3) uint8
+
+    Examples
+    --------
+    >>> place_on_canvas(np.array([[1, 2]], np.uint8), 2, fill=255).tolist()
+    [[1, 2], [255, 255]]
+    """
+    height, width = picture.shape[:2]
+    if height > canvas or width > canvas:
+        raise ValueError(
+            f"`picture` must fit the canvas of {canvas} pixels, got {height} x {width}: scale it first"
+        )
+    placed = np.full((canvas, canvas, *picture.shape[2:]), fill, np.uint8)
+    placed[:height, :width] = picture
+    return placed

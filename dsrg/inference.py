@@ -1,0 +1,184 @@
+"""Running networks over whole pictures, at several scales and mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from dsrg.models.classifier import Classifier
+from dsrg.models.segmenter import Segmenter
+from dsrg.store import count_cells
+
+
+def group_by_size(rows: Sequence[int], sizes: NDArray[np.int32], *, batch_size: int) -> Iterator[list[int]]:
+    """Group pictures of equal size into batches, in a fixed order; no picture is padded.
+
+    Parameters
+    ----------
+    rows : sequence of int
+    sizes : (N, 2) int32
+        Height and width of every picture.
+    batch_size : int
+        Largest batch.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for row in rows:
+        groups.setdefault((int(sizes[row][0]), int(sizes[row][1])), []).append(int(row))
+    for size in sorted(groups):
+        members = groups[size]
+        for start in range(0, len(members), batch_size):
+            yield members[start : start + batch_size]
+
+
+def average_over_views(
+    forward: Callable[[Tensor], Tensor],
+    images: NDArray[np.uint8],
+    *,
+    long_side: int,
+    scales: Sequence[float],
+    flip: bool,
+    cells: Sequence[int],
+    device: torch.device,
+) -> Tensor:
+    """Average a network's maps over scaled and mirrored views, on one grid.
+
+    Parameters
+    ----------
+    forward : callable
+        Maps ``(B, 3, h, w)`` RGB in [0, 1] to ``(B, M, h', w')``.
+    images : (B, H, W, 3) uint8
+        Pictures of one size.
+    long_side : int
+        Longer side, in pixels, of a view at scale 1; pictures are enlarged or shrunk to it.
+    scales : sequence of float
+    flip : bool
+        Also average over the mirrored view.
+    cells : (rows, columns)
+        Size of the maps returned.
+    device : torch.device
+
+    Returns
+    -------
+    (B, M, rows, columns) float32, on `device`
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    height, width = pixels.shape[-2:]
+    total: Tensor | None = None
+    with torch.inference_mode():
+        for scale in scales:
+            factor = long_side * scale / max(height, width)
+            size = [max(32, round(height * factor)), max(32, round(width * factor))]
+            view = functional.interpolate(
+                pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
+            ).contiguous(memory_format=torch.channels_last)
+            maps = forward(view)
+            if flip:
+                maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
+            maps = functional.interpolate(
+                maps.float(), size=tuple(cells), mode="bilinear", align_corners=False
+            )
+            total = maps if total is None else total + maps
+    assert total is not None
+    return total / len(scales)
+
+
+def activate_views(
+    classifier: Classifier,
+    images: NDArray[np.uint8],
+    *,
+    long_side: int,
+    scales: Sequence[float],
+    flip: bool,
+    stride: int,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Average a classifier's rectified class activations over views.
+
+    Returns
+    -------
+    (B, K, h, w) float32
+        On a grid of `stride` pixels of the picture; not normalised.
+    """
+    maps = average_over_views(
+        lambda view: torch.relu(classifier.activate(view)),
+        images,
+        long_side=long_side,
+        scales=scales,
+        flip=flip,
+        cells=count_cells(images.shape[1:3], stride),
+        device=device,
+    )
+    return maps.cpu().numpy()
+
+
+def predict_batch(
+    segmenter: Segmenter,
+    images: NDArray[np.uint8],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    cells: Sequence[int],
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Predict class probabilities of pictures of one size, averaged over views.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        In evaluation mode, on `device`.
+    images : (B, H, W, 3) uint8
+    cells : (rows, columns)
+        Size of the maps returned, ``(H, W)`` for the picture's own.
+
+    Returns
+    -------
+    (B, C, rows, columns) float32
+        Sums to 1 over ``C``.
+    """
+    maps = average_over_views(
+        lambda view: torch.softmax(segmenter(view).float(), dim=1),
+        images,
+        long_side=segmenter.input_size,
+        scales=scales,
+        flip=flip,
+        cells=cells,
+        device=device,
+    )
+    return maps.cpu().numpy()
+
+
+def predict_probs(
+    segmenter: Segmenter,
+    image: NDArray[np.uint8],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Predict one picture's class probabilities at its own size: (H, W, 3) uint8 to (C, H, W) float32."""
+    batch = predict_batch(
+        segmenter, image[None], scales=scales, flip=flip, cells=image.shape[:2], device=device
+    )
+    probs: NDArray[np.float32] = batch[0]
+    return probs
+
+
+def score_images(
+    classifier: Classifier, images: NDArray[np.uint8], *, long_side: int, device: torch.device
+) -> NDArray[np.float32]:
+    """Score pictures of one size: (B, H, W, 3) uint8 to probabilities (B, K) float32, classes independent."""
+    pooled = average_over_views(
+        lambda view: classifier(view)[:, :, None, None],
+        images,
+        long_side=long_side,
+        scales=(1.0,),
+        flip=True,
+        cells=(1, 1),
+        device=device,
+    )
+    return torch.sigmoid(pooled)[:, :, 0, 0].cpu().numpy()

@@ -1,0 +1,174 @@
+"""What each network learns from: a batch and a model in, one loss and its named terms out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dsrg.crf import refine_batch
+from dsrg.growing import grow_seeds_batch
+from dsrg.labels import IGNORE_INDEX, list_present
+from dsrg.losses import balanced_seed_loss, boundary_loss, floor_log_probs, pixel_cross_entropy
+
+
+def classification_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+    """Multi-label loss: binary cross-entropy over all classes of each picture."""
+    images, image_labels = batch
+    logits = model(images)
+    return functional.binary_cross_entropy_with_logits(logits.float(), image_labels), {}
+
+
+class SeedingLoss:
+    """Round 1: grow the cues by what the network sees, then learn from the grown seeds.
+
+    Parameters
+    ----------
+    num_classes : int
+        ``C``.
+    fg_threshold, bg_threshold : float
+        Growing thresholds; see :func:`dsrg.growing.grow_seeds`.
+    grow_on : {"probs", "refined"}
+        Grow by the network's own probabilities, or by their CRF refinement as the official code does.
+    boundary_weight : float
+        Weight of the boundary loss; 0 leaves it out.
+    crf : dict
+        Keyword values of :func:`dsrg.crf.refine_probs`, in cells of the network's grid.
+
+    References
+    ----------
+    .. [1] Huang et al., "Weakly-Supervised Semantic Segmentation Network with Deep Seeded Region
+       Growing", CVPR 2018, section 3; official ``pylayers.py``.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        fg_threshold: float,
+        bg_threshold: float,
+        grow_on: Literal["probs", "refined"],
+        boundary_weight: float,
+        crf: dict[str, float],
+    ) -> None:
+        self.num_classes = num_classes
+        self.thresholds = {"fg_threshold": fg_threshold, "bg_threshold": bg_threshold}
+        self.grow_on = grow_on
+        self.boundary_weight = boundary_weight
+        self.crf = crf
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        images, cue_maps, image_labels, valid_pixels = batch
+        log_probs = floor_log_probs(model(images).float())
+        grid = log_probs.shape[-2:]
+        valid = shrink_valid(valid_pixels, grid)
+        cues = shrink_label_maps(cue_maps, grid, num_classes=self.num_classes)
+        presents = [list_present(row) for row in image_labels.cpu().numpy()]
+        probs = log_probs.detach().exp()
+        refined = None
+        if self.boundary_weight or self.grow_on == "refined":
+            refined = refine_on_grid(probs, images, presents, crf=self.crf)
+        grown_by = refined if self.grow_on == "refined" and refined is not None else probs
+        grown_by = grown_by * valid[:, None]  # nothing is confident on padding, so nothing grows there
+        seeds = grow_seeds_batch(cues.cpu().numpy(), grown_by.cpu().numpy(), presents, **self.thresholds)
+        loss = seed = balanced_seed_loss(log_probs, torch.from_numpy(seeds).to(images.device), valid)
+        terms = {
+            "seed_loss": float(seed.detach()),
+            "cue_share": float(cues.any(1).float().mean()),
+            "seed_share": float(seeds.any(1).mean()),
+        }
+        if self.boundary_weight and refined is not None:
+            boundary = boundary_loss(log_probs, refined, valid)
+            loss = loss + self.boundary_weight * boundary
+            terms["boundary_loss"] = float(boundary.detach())
+        return loss, terms
+
+
+class LabelLoss:
+    """Later rounds (and the reference): learn from label maps by cross-entropy at full crop size.
+
+    Parameters
+    ----------
+    boundary_weight : float
+        Weight of the boundary loss; 0 leaves it out.
+    crf : dict
+        As for :class:`SeedingLoss`.
+    """
+
+    def __init__(self, *, boundary_weight: float, crf: dict[str, float]) -> None:
+        self.boundary_weight = boundary_weight
+        self.crf = crf
+
+    def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
+        images, label_maps, image_labels, valid_pixels = batch
+        logits = model(images).float()
+        large = functional.interpolate(
+            logits, size=label_maps.shape[-2:], mode="bilinear", align_corners=False
+        )
+        loss = pixel_cross_entropy(large, label_maps)
+        terms = {"cross_entropy": float(loss.detach())}
+        if self.boundary_weight:
+            log_probs = floor_log_probs(logits)
+            valid = shrink_valid(valid_pixels, log_probs.shape[-2:])
+            presents = [list_present(row) for row in image_labels.cpu().numpy()]
+            refined = refine_on_grid(log_probs.detach().exp(), images, presents, crf=self.crf)
+            boundary = boundary_loss(log_probs, refined, valid)
+            loss = loss + self.boundary_weight * boundary
+            terms["boundary_loss"] = float(boundary.detach())
+        return loss, terms
+
+
+def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: int) -> Tensor:
+    """Bring label maps to the network's grid: a cell takes the class that most of its pixels have.
+
+    Unlabelled pixels vote as well, so that a cell is labelled only where it is mostly labelled.
+
+    Parameters
+    ----------
+    label_maps : (B, H, W) int64
+    grid : (rows, columns)
+
+    Returns
+    -------
+    (B, C, h, w) bool
+    """
+    votes = functional.one_hot(
+        torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps), num_classes + 1
+    )
+    shares = functional.adaptive_avg_pool2d(votes.permute(0, 3, 1, 2).float(), (grid[0], grid[1]))
+    winner = shares.argmax(1)
+    return functional.one_hot(winner, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).bool()
+
+
+def shrink_valid(valid: Tensor, grid: Sequence[int]) -> Tensor:
+    """Tell which cells lie mostly on the picture: (B, H, W) bool to (B, h, w) bool."""
+    return functional.adaptive_avg_pool2d(valid[:, None].float(), (grid[0], grid[1]))[:, 0] > 0.5
+
+
+def refine_on_grid(
+    probs: Tensor, images: Tensor, presents: list[NDArray[np.int64]], *, crf: dict[str, float]
+) -> Tensor:
+    """Refine the network's probabilities by a CRF on pictures shrunk to its grid.
+
+    Parameters
+    ----------
+    probs : (B, C, h, w) float
+        No gradient flows through.
+    images : (B, 3, H, W) float
+        RGB in [0, 1].
+    presents : list of (P,) int64
+        Classes of each picture; the others get probability 0.
+
+    Returns
+    -------
+    (B, C, h, w) float32, on the device of `probs`
+    """
+    small = functional.interpolate(images.float(), size=probs.shape[-2:], mode="area")
+    pixels = (small * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    refined = refine_batch(probs.float().cpu().numpy(), pixels, presents, **crf)  # type: ignore[arg-type]
+    return torch.from_numpy(refined).to(probs.device)

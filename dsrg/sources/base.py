@@ -1,0 +1,138 @@
+"""What a source of pictures hands to ingest: classes, records, and a reader of single pictures.
+
+A source lists everything without decoding a picture. Masks stand in a record only for the reader of
+the truth: no class, image label, split or picture is ever taken from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SPLITS = ("train", "val")
+MAX_LINES = 50
+
+
+class SourceError(Exception):
+    """The pictures or their lists cannot be used; the message names every bad file and the way out.
+
+    Parameters
+    ----------
+    where : str
+        The folder or list that is wrong.
+    problems : sequence of str
+        One line each, beginning with the file. The message shows the first 50.
+    """
+
+    def __init__(self, where: str, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__(list_problems(where, self.problems))
+
+
+def list_problems(where: str, problems: Sequence[str]) -> str:
+    """List problems below a headline, one a line, at most 50.
+
+    Examples
+    --------
+    >>> print(list_problems("birds", ["a.jpg: is empty (0 bytes)"]))
+    `birds`: a.jpg: is empty (0 bytes)
+    """
+    if len(problems) == 1:
+        return f"`{where}`: {problems[0]}"
+    lines = [f"`{where}` has {len(problems)} problems:"]
+    lines += [f"  {problem}" for problem in problems[:MAX_LINES]]
+    if len(problems) > MAX_LINES:
+        lines.append(f"  ... and {len(problems) - MAX_LINES} more")
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One picture, undecoded.
+
+    Attributes
+    ----------
+    id : str
+        Unique name without suffix or slash.
+    split : str
+        ``train`` or ``val``; empty where ingest is to choose.
+    image_labels : (K,) bool
+        Which foreground classes the picture holds.
+    name : str
+        What an error calls it: the file's name relative to the source.
+    picture : Path or int
+        The file, or the number that a generator makes it from.
+    mask : Path or None
+        The file of its mask, for the truth only.
+    """
+
+    id: str
+    split: str
+    image_labels: NDArray[np.bool_]
+    name: str
+    picture: Path | int
+    mask: Path | None = None
+
+
+class Reader(Protocol):
+    """Reads single pictures; small, because every worker process gets a copy."""
+
+    def read_image(self, record: Record) -> NDArray[np.uint8]:
+        """Read one picture: (H, W, 3) uint8; DecodeError where it is broken."""
+        ...
+
+    def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
+        """Read one mask: (H, W) uint8, or None where there is none; DecodeError if it is broken."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set, listed but not decoded.
+
+    Attributes
+    ----------
+    kind : str
+        Which source made it.
+    where : str
+        What an error calls the whole of it.
+    classes : tuple of K str
+        Foreground class names; class ``k`` has id ``k + 1``.
+    records : tuple of N Record
+        Sorted by id.
+    reader : Reader
+    gt_available : bool
+        Whether any picture has a mask.
+    problems : tuple of str
+        What is wrong with the lists, one line each; ingest adds unreadable files and raises all in one.
+    without_class : tuple of str
+        Pictures whose list of classes is empty; the word ``background`` alone is no empty list.
+    without_row : tuple of str
+        Pictures that no list names; they are left out.
+    remarks : tuple of str
+        What a person should know but that stops nothing.
+    fingerprint : str
+        Changes with every file that is added, removed or written anew.
+    """
+
+    kind: str
+    where: str
+    classes: tuple[str, ...]
+    records: tuple[Record, ...]
+    reader: Reader
+    gt_available: bool
+    problems: tuple[str, ...] = ()
+    without_row: tuple[str, ...] = ()
+    without_class: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+
+def stack_image_labels(records: Sequence[Record]) -> NDArray[np.bool_]:
+    """Stack the image labels of all records: (N, K) bool."""
+    return np.stack([record.image_labels for record in records]).astype(bool)

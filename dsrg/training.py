@@ -1,0 +1,252 @@
+"""Optimisation: one loop for every network.
+
+The loop runs on CPU or GPU through Lightning Fabric, writes a checkpoint every so many steps, and
+continues from it to the same bytes: samples are numbered (:mod:`dsrg.samples`) and the generator
+that dropout draws from is seeded by the step.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from dsrg.samples import SampleNumbers
+
+Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+
+class TrainingError(Exception):
+    """Training cannot go on (the loss is not finite); the message names the step."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one optimizer step did; handed to `on_step`.
+
+    Attributes
+    ----------
+    step, steps : int
+        Steps done, from 1, and in all.
+    losses : dict of str to float
+        The loss and its terms.
+    lr : float
+        Learning rate of the pretrained layers.
+    images_per_second : float
+        Samples per second of this step, waiting for data included.
+    data_wait : float
+        Share of the step's time spent waiting for data.
+    """
+
+    step: int
+    steps: int
+    losses: dict[str, float]
+    lr: float
+    images_per_second: float
+    data_wait: float
+
+
+def build_optimizer(
+    model: nn.Module,
+    head: Iterable[nn.Module],
+    *,
+    lr: float,
+    head_lr_multiplier: float,
+    momentum: float,
+    weight_decay: float,
+) -> torch.optim.SGD:
+    """Build SGD with faster new layers; biases and norms are not decayed.
+
+    Parameters
+    ----------
+    model : nn.Module
+    head : iterable of nn.Module
+        The layers without pretrained weights: learning rate times `head_lr_multiplier`.
+    """
+    new = {id(p) for module in head for p in module.parameters()}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in new, parameter.ndim > 1), []).append(parameter)
+    return torch.optim.SGD(
+        [
+            {
+                "params": parameters,
+                "lr": lr * (head_lr_multiplier if is_new else 1.0),
+                "weight_decay": weight_decay if is_weight else 0.0,
+            }
+            for (is_new, is_weight), parameters in groups.items()
+        ],
+        lr=lr,
+        momentum=momentum,
+        nesterov=momentum > 0,
+    )
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Keep the running statistics of pretrained batch norms; small batches would spoil them."""
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+
+
+def fit(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Dataset[Any],
+    loss: Loss,
+    *,
+    steps: int,
+    batch_size: int,
+    poly_power: float,
+    warmup_steps: int,
+    frozen_norms: nn.Module | None,
+    device: str,
+    precision: Precision,
+    loader_workers: int,
+    random_seed: int,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+    on_step: Callable[[Progress], None] | None = None,
+) -> nn.Module:
+    """Run `steps` optimizer steps, continuing from `checkpoint` where there is one.
+
+    Parameters
+    ----------
+    model, optimizer
+        Updated in place.
+    samples : Dataset
+        Indexed by sample number; step ``t`` (from 0) takes numbers ``t * batch_size ...``.
+    loss : callable
+        ``(model, batch) -> (scalar loss, named terms)``.
+    poly_power : float
+        The learning rate falls as ``(1 - t / steps) ** poly_power``.
+    warmup_steps : int
+        It first rises linearly over so many steps.
+    frozen_norms : nn.Module or None
+        The part whose batch norms keep their statistics.
+    device : {"auto", "cpu", "cuda"}
+    precision : {"32-true", "bf16-mixed", "16-mixed"}
+        Number format of the network, as Lightning Fabric names it.
+    loader_workers : int
+        Processes that prepare samples; 0 prepares them in this one.
+    checkpoint : Path or None
+        Written every `checkpoint_every` steps and at the end; removed by nobody here.
+    on_step : callable, optional
+        Called after every step, before its checkpoint: a step is told of again if the run is killed
+        between the two.
+
+    Returns
+    -------
+    nn.Module
+        `model`, on its device, in evaluation mode.
+
+    Raises
+    ------
+    TrainingError
+        The loss or the weights became infinite or NaN. The last checkpoint is from before.
+    """
+    from lightning.fabric import Fabric
+
+    fabric = Fabric(accelerator=_name_accelerator(device), devices=1, precision=precision)
+    model = model.to(memory_format=torch.channels_last)
+    wrapped, optimizer = fabric.setup(model, optimizer)
+    base_rates = [group["lr"] for group in optimizer.param_groups]
+    start = _resume(fabric, wrapped, optimizer, checkpoint)
+    loader = DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=SampleNumbers(start * batch_size, steps * batch_size),
+        num_workers=loader_workers,
+        multiprocessing_context="forkserver" if loader_workers else None,
+        pin_memory=fabric.device.type == "cuda",
+        persistent_workers=False,
+    )
+    batches = iter(loader)
+    for step in range(start, steps):
+        wrapped.train()
+        if frozen_norms is not None:
+            freeze_batch_norm(frozen_norms)
+        began = time.perf_counter()
+        batch = _move(next(batches), fabric.device)
+        waited = time.perf_counter() - began
+        torch.manual_seed(random_seed * 1_000_003 + step)
+        factor = (1 - step / steps) ** poly_power * min(1.0, (step + 1) / max(1, warmup_steps))
+        for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
+            group["lr"] = rate * factor
+        value, terms = loss(wrapped, batch)
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise TrainingError(
+                f"the loss is {number} at step {step + 1} of {steps} "
+                f"(samples {step * batch_size} to {(step + 1) * batch_size - 1}): lower lr or raise warmup"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(value)
+        optimizer.step()
+        if on_step is not None:
+            seconds = time.perf_counter() - began
+            report = Progress(
+                step=step + 1,
+                steps=steps,
+                losses={"loss": number, **terms},
+                lr=base_rates[0] * factor,
+                images_per_second=batch_size / seconds,
+                data_wait=waited / seconds,
+            )
+            on_step(report)
+        # After `on_step`: what it was told of is never behind the step that a killed run continues from.
+        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
+            _check_weights(model, step + 1, steps)
+            if checkpoint is not None:
+                _save(fabric, wrapped, optimizer, step + 1, checkpoint)
+    return model.eval()
+
+
+def _check_weights(model: nn.Module, step: int, steps: int) -> None:
+    bad = [name for name, weight in model.named_parameters() if not bool(torch.isfinite(weight).all())]
+    if bad:
+        raise TrainingError(
+            f"{len(bad)} weights are infinite or NaN after step {step} of {steps}, first {bad[0]!r}: "
+            "lower lr or raise warmup"
+        )
+
+
+def _name_accelerator(device: str) -> str:
+    return {"auto": "cuda" if torch.cuda.is_available() else "cpu"}.get(device, device)
+
+
+def choose_device(device: str) -> torch.device:
+    """Choose the device that ``auto``, ``cpu`` or ``cuda`` means here."""
+    return torch.device(_name_accelerator(device))
+
+
+def _move(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    moved = [tensor.to(device, non_blocking=True) for tensor in batch]
+    moved[0] = moved[0].to(memory_format=torch.channels_last)
+    return moved
+
+
+def _resume(fabric: Any, model: nn.Module, optimizer: Any, checkpoint: Path | None) -> int:
+    if checkpoint is None or not checkpoint.is_file():
+        return 0
+    state = {"model": model, "optimizer": optimizer, "step": 0}
+    fabric.load(checkpoint, state, weights_only=True)
+    step = state["step"]
+    assert isinstance(step, int)
+    return step
+
+
+def _save(fabric: Any, model: nn.Module, optimizer: Any, step: int, checkpoint: Path) -> None:
+    partial = checkpoint.with_suffix(".partial")
+    fabric.save(partial, {"model": model, "optimizer": optimizer, "step": step})
+    os.replace(partial, checkpoint)
