@@ -1,0 +1,129 @@
+"""Run one stage: ``python -m tasks STAGE [--round R]``. DVC runs stages by this command."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+# Threads that spin while they wait for a core cost a training step up to five times its time as soon
+# as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from tasks import console
+from tasks.errors import UserError, describe_os_error
+from tasks.params import check_source, read_params
+from tasks.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline."""
+
+    name: str
+    about: str
+    in_rounds: bool = False
+
+
+STAGES = (
+    Stage("ingest", "read pictures, image labels and (for scoring only) masks into stores"),
+    Stage("classify", "train the classifier whose attention becomes CAMs"),
+    Stage("cams", "compute class activation maps"),
+    Stage("cues", "pick trusted pixels out of the CAMs"),
+    Stage("baseline", "score CAMs, CAM + CRF and cues against the true masks"),
+    Stage("train", "train the segmenter with seeded region growing", in_rounds=True),
+    Stage("relabel", "grow the cues by the segmenter's probabilities", in_rounds=True),
+    Stage("refine", "refine grown seeds into pseudo-labels with a CRF", in_rounds=True),
+    Stage("evaluate", "score the round against the true masks and draw panels", in_rounds=True),
+    Stage("reference", "train the same network on the true masks, to compare with"),
+    Stage("report", "put all numbers into one table"),
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the stage named on the command line; return the exit status."""
+    options = _parse(arguments)
+    signal.signal(signal.SIGTERM, _raise_exit)
+    if os.environ.get("DSRG_PARENT_DEATH") == "1":
+        from tasks.shards import die_with_parent
+
+        die_with_parent()
+    label = options.stage + (f"@{options.round}" if options.round else "")
+    try:
+        _run(options.stage, options.round, options.root)
+    except KeyboardInterrupt:
+        return _tell_stopped(label, "Ctrl-C", 130)
+    except _Terminated:
+        return _tell_stopped(label, "SIGTERM", 143)
+    except Exception as error:
+        message = _describe(error)
+        if message is None or os.environ.get("DSRG_TRACEBACK") == "1":
+            raise
+        console.fail(message)
+        return 2
+    return 0
+
+
+def _run(stage: str, round_key: str | None, root: Path) -> None:
+    params = read_params(root / "params.yaml")
+    if stage == "ingest":
+        check_source(params, root)
+    if round_key is not None and round_key not in params.rounds:
+        raise UserError(
+            f"params.yaml: `rounds` has no round {round_key!r}, only {', '.join(params.rounds)}: "
+            "run `dsrg rounds N` for more"
+        )
+    module = importlib.import_module(f"tasks.{stage}")
+    module.run(params, Workspace(root), round_key=round_key)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    lines = [f"  {stage.name + (' -r R' if stage.in_rounds else ''):<15} {stage.about}" for stage in STAGES]
+    parser = argparse.ArgumentParser(
+        prog="python -m tasks",
+        description="Run one stage, whether or not DVC thinks it must. Everyday use: dsrg run, or dvc repro.",
+        epilog="stages, in order:\n" + "\n".join(lines) + "\n\nexample:\n  python -m tasks train --round 1",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stage", metavar="STAGE", choices=[stage.name for stage in STAGES], help="see below")
+    parser.add_argument("-r", "--round", metavar="R", help="round: 1, 2, … (stages that run once per round)")
+    parser.add_argument("--root", type=Path, default=Path(), help="folder with params.yaml (default: .)")
+    options = parser.parse_args(arguments)
+    in_rounds = {stage.name for stage in STAGES if stage.in_rounds}
+    if options.stage in in_rounds and options.round is None:
+        parser.error(f"stage {options.stage} runs once per round: name one with --round")
+    if options.stage not in in_rounds and options.round is not None:
+        parser.error(f"stage {options.stage} runs once, not per round: leave out --round")
+    return options
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def _raise_exit(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise _Terminated
+
+
+def _tell_stopped(label: str, why: str, status: int) -> int:
+    console.fail(f"{label} stopped by {why}; what is finished was kept: the same command continues there")
+    return status
+
+
+def _describe(error: Exception) -> str | None:
+    """Describe an error that a user can mend; None if it is a fault of the program."""
+    if isinstance(error, UserError) or type(error).__module__.split(".")[0] == "dsrg":
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return describe_os_error(error)
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

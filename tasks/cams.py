@@ -1,0 +1,64 @@
+"""Stage ``cams``: where the classifier looked, for each class that a training picture holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsrg.cam import CAM_STRIDE, normalise_cams
+from dsrg.inference import activate_views
+from dsrg.models import load_classifier, read_model_digest
+from dsrg.store import ImageStore
+from dsrg.training import choose_device
+from tasks.params import Params
+from tasks.score_maps import fill_score_store
+from tasks.workspace import Workspace
+
+
+def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
+    """Compute CAMs at several scales, mirrored too, one shard after the other.
+
+    Reads: ``data/images.zarr``, ``data/classifier.safetensors``.
+    Writes: ``data/cams.zarr``.
+    """
+    settings = params.cams
+    images = ImageStore(workspace.path("data/images.zarr"))
+    index = images.index
+    model_path = workspace.path("data/classifier.safetensors")
+    classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
+    device = choose_device(params.compute.device)
+    classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fingerprint = {
+        "images": images.digest,
+        "classifier": read_model_digest(model_path),
+        "cams": settings.model_dump(),
+    }
+    planes = max(1, int(index.image_labels.sum(axis=1).max()))
+
+    def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        activations = activate_views(
+            classifier,
+            pictures,
+            long_side=settings.size,
+            scales=settings.scales,
+            flip=settings.flip,
+            stride=CAM_STRIDE,
+            device=device,
+        )
+        pairs = zip(rows, activations, strict=True)
+        return [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
+
+    with workspace.stage("cams", fingerprint=fingerprint) as work:
+        fill_score_store(
+            compute,
+            images,
+            index.rows("train").tolist(),
+            work=work,
+            store="cams.zarr",
+            array="cam",
+            planes=planes,
+            attributes={"normalisation": settings.normalisation},
+            description="cams",
+        )
+        work.publish("cams.zarr", "data/cams.zarr")

@@ -1,0 +1,273 @@
+"""Stage ``evaluate@r``: one round's labels and network against the true masks, and its panels."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.labels import list_present
+from dsrg.metrics import count_pixels
+from dsrg.panels import Rgb, choose_rows, draw_panel, overlay, overlay_cam, stack_panels, write_png
+from dsrg.scaling import scale_maps
+from dsrg.scoring import flatten_quality, summarise_labels
+from dsrg.store import ImageStore, Index, LabelStore, ScoreStore, count_cells
+from tasks import console, tracking
+from tasks.params import Params
+from tasks.prediction import draw_val, predict_rows, score_val
+from tasks.shards import map_shards
+from tasks.workspace import StageWork, Workspace
+
+_ROWS_PER_JOB = 64
+_NAMES = {"cues": "cue", "seeds": "seed", "pseudo_labels": "pseudo_label"}
+_STAGES = {"cues": "cues", "seeds": "relabel@{}", "pseudo_labels": "refine@{}"}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where one round's stores lie."""
+
+    round_key: str
+    images: Path
+    truth: Path
+    cams: Path
+    cues: Path
+    seeds: Path
+    pseudo_labels: Path
+    segmenter: Path
+
+    @classmethod
+    def locate(cls, workspace: Workspace, round_key: str) -> Inputs:
+        """Find the stores of a round in a workspace."""
+        here = f"data/rounds/{round_key}"
+        return cls(
+            round_key=round_key,
+            images=workspace.path("data/images.zarr"),
+            truth=workspace.path("data/truth.zarr"),
+            cams=workspace.path("data/cams.zarr"),
+            cues=workspace.path("data/cues.zarr"),
+            seeds=workspace.path(f"{here}/seeds.zarr"),
+            pseudo_labels=workspace.path(f"{here}/pseudo_labels.zarr"),
+            segmenter=workspace.path(f"{here}/segmenter.safetensors"),
+        )
+
+    def open_labels(self, kind: str) -> LabelStore:
+        """Open cues, seeds or pseudo_labels."""
+        return LabelStore(getattr(self, kind), _NAMES[kind], stage=_STAGES[kind].format(self.round_key))
+
+    def open_truth(self) -> LabelStore:
+        """Open the true masks."""
+        return LabelStore(self.truth, "gt_label", stage="ingest")
+
+
+@dataclass(frozen=True)
+class CountJob:
+    """Some train pictures whose labels are counted: all that a worker needs."""
+
+    inputs: Inputs
+    rows: tuple[int, ...]
+
+
+def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
+    """Score cues, seeds and pseudo-labels on train and the segmenter on val; draw panels.
+
+    Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/cams.zarr``, ``data/cues.zarr``,
+    ``data/rounds/R/segmenter.safetensors``, ``data/rounds/R/seeds.zarr``,
+    ``data/rounds/R/pseudo_labels.zarr``
+
+    Writes: ``metrics/rounds/R/evaluate.json``, ``data/rounds/R/panels/*.png``
+    """
+    from dsrg.models import load_segmenter, read_model_digest
+
+    assert round_key is not None
+    inputs = Inputs.locate(workspace, round_key)
+    images = ImageStore(inputs.images)
+    truth = inputs.open_truth()
+    fingerprint = {
+        "evaluate": params.evaluate.model_dump(),
+        "panels": params.report.panels,
+        "images": images.digest,
+        "truth": truth.attributes["digest"],
+        "segmenter": read_model_digest(inputs.segmenter),
+        "labels": {kind: inputs.open_labels(kind).attributes["digest"] for kind in _NAMES},
+    }
+    name = f"evaluate@{round_key}"
+    with workspace.stage(name, fingerprint=fingerprint) as work:
+        segmenter, _ = load_segmenter(inputs.segmenter)
+        available = bool(truth.attributes["available"])
+        summary: dict[str, Any] = {"available": available}
+        if available:
+            summary["train"] = score_train(inputs, params)
+            summary["val"] = score_val(
+                segmenter, params, work, images=inputs.images, truth=inputs.truth, description=name
+            )
+        panels = draw_panels(inputs, params, work, segmenter, available=available)
+        track_round(summary, panels, params, workspace, round_key=round_key)
+        workspace.write_json(f"metrics/rounds/{round_key}/evaluate.json", summary)
+        folder = work.publish("panels", f"data/rounds/{round_key}/panels")
+    _show(summary, round_key)
+    console.say(f"panels: {folder.relative_to(workspace.root)}")
+
+
+def score_train(inputs: Inputs, params: Params) -> dict[str, Any]:
+    """Score cues, seeds and pseudo-labels of the train split."""
+    index = ImageStore(inputs.images).index
+    rows = [int(row) for row in index.rows("train")]
+    jobs = [
+        CountJob(inputs, tuple(rows[start : start + _ROWS_PER_JOB]))
+        for start in range(0, len(rows), _ROWS_PER_JOB)
+    ]
+    counts = np.zeros((len(_NAMES), index.num_classes, index.num_classes + 1), np.int64)
+    # Reading and counting takes about 2 ms a picture: processes pay from some thousands on.
+    workers = params.compute.workers if len(rows) > 2000 else 1
+    description = f"evaluate@{inputs.round_key} labels"
+    for part in map_shards(count_rows, jobs, workers=workers, description=description):
+        counts += part
+    return {kind: summarise_labels(counts[number], index.classes) for number, kind in enumerate(_NAMES)}
+
+
+def count_rows(job: CountJob) -> NDArray[np.int64]:
+    """Count the labels of one job's pictures: (3, C, C + 1) int64 for cues, seeds, pseudo-labels."""
+    index = ImageStore(job.inputs.images).index
+    truth = job.inputs.open_truth()
+    counts = np.zeros((len(_NAMES), index.num_classes, index.num_classes + 1), np.int64)
+    stores = [job.inputs.open_labels(kind) for kind in _NAMES]
+    for row in job.rows:
+        size = index.sizes[row]
+        gt_label = truth.read(row, size)
+        for number, store in enumerate(stores):
+            counts[number] += count_pixels(gt_label, store.read(row, size), num_classes=index.num_classes)
+    return counts
+
+
+def draw_panels(
+    inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool
+) -> dict[str, Rgb]:
+    """Draw the chosen pictures of both splits, one PNG each and one sheet per split.
+
+    Returns
+    -------
+    dict of str to (h, w, 3) uint8
+        The panels of single pictures, under keys that are the same in every round: ``train-00``.
+    """
+    folder = work.partial("panels")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    index = ImageStore(inputs.images).index
+    drawn: dict[str, Rgb] = {}
+    for split in ("train", "val"):
+        rows = choose_rows(
+            index.rows(split).tolist(), index.ids, index.image_labels, count=params.report.panels
+        )
+        if split == "val":
+            description = f"evaluate@{inputs.round_key} panels"
+            predict_rows(segmenter, params, work, images=inputs.images, rows=rows, description=description)
+        panels = []
+        for number, row in enumerate(rows):
+            columns = _list_columns(inputs, params, work, row, split=split)
+            if available:
+                size = index.sizes[row]
+                picture = columns[0][1]
+                columns.append(("truth", overlay(picture, inputs.open_truth().read(row, size))))
+            panel = draw_panel(columns, caption=_caption(index, row), legend=_legend(index, row, split))
+            key = f"{split}-{number:02d}"
+            write_png(folder / f"{key}-{_file_name(str(index.ids[row]))}.png", panel)
+            drawn[key] = panel
+            panels.append(panel)
+        if panels:
+            write_png(folder / f"{split}.png", stack_panels(panels))
+    return drawn
+
+
+def track_round(
+    summary: dict[str, Any],
+    panels: dict[str, Rgb],
+    params: Params,
+    workspace: Workspace,
+    *,
+    round_key: str,
+) -> None:
+    """Log a round's numbers and panels to its study in MLflow; the step is the round."""
+    step = params.round_keys.index(round_key) + 1
+    metrics: dict[str, float] = {}
+    if summary["available"]:
+        for kind, found in summary["train"].items():
+            metrics |= flatten_quality(kind, found)
+        metrics |= {"val/miou": summary["val"]["raw"]["miou"], "val/miou_crf": summary["val"]["crf"]["miou"]}
+    with tracking.study_run(workspace, params) as tracker:
+        tracker.log_metrics(metrics, step=step)
+        for key, panel in panels.items():
+            tracker.log_image(key, panel, step=step)
+        weights = workspace.path(f"data/rounds/{round_key}/segmenter.safetensors")
+        settings = params.evaluate
+        tracker.log_model(weights, name=f"segmenter-{round_key}", scales=settings.scales, flip=settings.flip)
+
+
+def _list_columns(
+    inputs: Inputs, params: Params, work: StageWork, row: int, *, split: str
+) -> list[tuple[str, Rgb]]:
+    images = ImageStore(inputs.images)
+    size = images.index.sizes[row]
+    picture = images.read_image(row)
+    columns: list[tuple[str, Rgb]] = [("picture", picture)]
+    if split == "val":
+        raw, refined = draw_val(work, params, images=inputs.images, row=row)
+        return [*columns, ("prediction", overlay(picture, raw)), ("+ CRF", overlay(picture, refined))]
+    count = len(list_present(images.index.image_labels[row])) - 1
+    store = ScoreStore(inputs.cams, "cam", stage="cams")
+    cams = store.read(row, count, count_cells(size, int(store.attributes["stride"])))
+    columns.append(("CAM", overlay_cam(picture, scale_maps(cams, size))))
+    for kind, name in _NAMES.items():
+        title = {"cue": "cues", "seed": "seeds", "pseudo_label": "pseudo-label"}[name]
+        columns.append((title, overlay(picture, inputs.open_labels(kind).read(row, size))))
+    return columns
+
+
+def _caption(index: Index, row: int) -> str:
+    names = [name for name, held in zip(index.classes, index.image_labels[row], strict=True) if held]
+    return f"{index.ids[row]} · {', '.join(names) or 'no class'}"
+
+
+def _legend(index: Index, row: int, split: str) -> list[tuple[str, int]]:
+    """List the picture's own classes; on val, where any class may be predicted, all up to 20."""
+    if split == "val" and len(index.classes) <= 20:
+        return [(name, k + 1) for k, name in enumerate(index.classes)]
+    return [
+        (index.classes[class_id - 1], int(class_id)) for class_id in list_present(index.image_labels[row])[1:]
+    ]
+
+
+def _file_name(picture_id: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", picture_id)[:80]
+
+
+def _show(summary: dict[str, Any], round_key: str) -> None:
+    if not summary["available"]:
+        console.say("no true masks: nothing to score; panels only")
+        return
+    rows = []
+    for kind, found in summary["train"].items():
+        for policy, key in (("background", "unlabelled_as_background"), ("excluded", "unlabelled_excluded")):
+            rows.append(
+                (f"train {kind.replace('_', '-')}, unlabelled {policy}", _percent(found[key]["miou"]))
+            )
+        for group in ("foreground", "background"):
+            quality = found[group]
+            rows.append(
+                (
+                    f"  {group} precision / recall",
+                    f"{_percent(quality['precision'])} / {_percent(quality['recall'])}",
+                )
+            )
+    rows.append(("val, network", _percent(summary["val"]["raw"]["miou"])))
+    rows.append(("val, network + CRF", _percent(summary["val"]["crf"]["miou"])))
+    console.print_table(f"round {round_key}: mIoU", ("", "%"), rows)
+
+
+def _percent(value: float) -> str:
+    return "-" if np.isnan(value) else f"{100 * value:.1f}"

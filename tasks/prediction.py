@@ -1,0 +1,164 @@
+"""Predicting and scoring the val split with a segmenter: shared by ``evaluate`` and ``reference``.
+
+Pictures are predicted in this process, one after the other, and each prediction is kept on disk
+until it is scored; the CRF then runs over them in a pool. A killed run continues where it was.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.metrics import count_pixels
+from dsrg.scoring import list_likely, refine_prediction, summarise_predictions
+from dsrg.store import ImageStore, LabelStore
+from tasks import console
+from tasks.params import Params
+from tasks.shards import map_shards
+from tasks.workspace import StageWork
+
+MIN_PEAK = 0.01
+_ROWS_PER_JOB = 4
+
+
+@dataclass(frozen=True)
+class ScoreJob:
+    """A few predicted pictures to refine and score: all that a worker needs.
+
+    Attributes
+    ----------
+    images, truth, predictions : Path
+    rows : tuple of int
+    num_classes : int
+        ``C``, background included.
+    crf : dict
+        Settings of `dsrg.crf.refine_probs`.
+    """
+
+    images: Path
+    truth: Path
+    predictions: Path
+    rows: tuple[int, ...]
+    num_classes: int
+    crf: dict[str, Any]
+
+
+def score_val(
+    segmenter: Any, params: Params, work: StageWork, *, images: Path, truth: Path, description: str
+) -> dict[str, Any]:
+    """Score a segmenter on the val split, as it is and with a CRF.
+
+    Parameters
+    ----------
+    segmenter : Segmenter
+        In evaluation mode.
+    params : Params
+        ``evaluate`` (scales, flip, CRF) and ``compute``.
+    work : StageWork
+        Keeps predictions and finished pictures until the stage ends.
+    images, truth : Path
+        ``images.zarr`` and ``truth.zarr``.
+    description : str
+        Shown with the progress.
+
+    Returns
+    -------
+    dict
+        ``raw`` and ``crf``, each as of `dsrg.scoring.summarise_predictions`; ``images``: how many.
+    """
+    index = ImageStore(images).index
+    rows = [int(row) for row in index.rows("val")]
+    predict_rows(segmenter, params, work, images=images, rows=rows, description=f"{description} predict")
+    jobs = [
+        ScoreJob(
+            images=images,
+            truth=truth,
+            predictions=_folder(work),
+            rows=tuple(rows[start : start + _ROWS_PER_JOB]),
+            num_classes=index.num_classes,
+            crf=params.evaluate.crf.model_dump(),
+        )
+        for start in range(0, len(rows), _ROWS_PER_JOB)
+    ]
+    counts = np.zeros((2, index.num_classes, index.num_classes + 1), np.int64)
+    for part in map_shards(
+        score_rows, jobs, workers=params.compute.workers, description=f"{description} crf"
+    ):
+        counts += part
+    return {
+        "images": len(rows),
+        "raw": summarise_predictions(counts[0], index.classes),
+        "crf": summarise_predictions(counts[1], index.classes),
+    }
+
+
+def predict_rows(
+    segmenter: Any, params: Params, work: StageWork, *, images: Path, rows: list[int], description: str
+) -> None:
+    """Predict pictures and keep each one's labels and likely classes on disk; finished ones are left."""
+    from dsrg.inference import predict_probs
+    from dsrg.training import choose_device
+
+    store = ImageStore(images)
+    device = choose_device(params.compute.device)
+    segmenter = segmenter.to(device)
+    folder = _folder(work)
+    folder.mkdir(parents=True, exist_ok=True)
+    for row in console.track(rows, description):
+        if _file(folder, row).exists():
+            continue
+        probs = predict_probs(
+            segmenter,
+            store.read_image(row),
+            scales=params.evaluate.scales,
+            flip=params.evaluate.flip,
+            device=device,
+        )
+        ids = list_likely(probs, min_peak=MIN_PEAK)
+        partial = folder / f"{row}.partial.npz"
+        np.savez(
+            partial, ids=ids, probs=probs[ids].astype(np.float16), label=probs.argmax(axis=0).astype(np.uint8)
+        )
+        os.replace(partial, _file(folder, row))
+
+
+def read_prediction(
+    folder: Path, row: int, image: NDArray[np.uint8], *, crf: dict[str, Any]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read one picture's predicted label map and refine it: both (H, W) uint8."""
+    with np.load(_file(folder, row)) as kept:
+        ids, probs, label = kept["ids"], kept["probs"].astype(np.float32), kept["label"]
+    return label, refine_prediction(probs, ids, image, crf=crf)
+
+
+def score_rows(job: ScoreJob) -> NDArray[np.int64]:
+    """Refine and count the pictures of one job: (2, C, C + 1) int64, as predicted and with the CRF."""
+    images, truth = ImageStore(job.images), LabelStore(job.truth, "gt_label", stage="ingest")
+    counts = np.zeros((2, job.num_classes, job.num_classes + 1), np.int64)
+    for row in job.rows:
+        gt_label = truth.read(row, images.index.sizes[row])
+        label_maps = read_prediction(job.predictions, row, images.read_image(row), crf=job.crf)
+        for number, label_map in enumerate(label_maps):
+            counts[number] += count_pixels(gt_label, label_map, num_classes=job.num_classes)
+    return counts
+
+
+def draw_val(
+    work: StageWork, params: Params, *, images: Path, row: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a predicted val picture's label maps for a panel, as predicted and with the CRF."""
+    picture = ImageStore(images).read_image(row)
+    return read_prediction(_folder(work), row, picture, crf=params.evaluate.crf.model_dump())
+
+
+def _folder(work: StageWork) -> Path:
+    return work.directory / "predictions"
+
+
+def _file(folder: Path, row: int) -> Path:
+    return folder / f"{row}.npz"

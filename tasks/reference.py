@@ -1,0 +1,94 @@
+"""Stage ``reference``: the same network trained on the true masks, to compare with. Nothing uses it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dsrg.models import read_model_digest
+from dsrg.objectives import LabelLoss
+from dsrg.store import ImageStore, LabelStore
+from tasks import console, tracking
+from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter
+from tasks.params import Params
+from tasks.prediction import score_val
+from tasks.workspace import Workspace
+
+OUTPUT = "data/reference/segmenter.safetensors"
+
+
+def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
+    """Train on truth for as many epochs as all rounds together, and score on val.
+
+    Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/classifier.safetensors``.
+    Writes: ``metrics/reference.json``; ``data/reference/segmenter.safetensors``, or the reason for none.
+    """
+    images_path, truth_path = workspace.path("data/images.zarr"), workspace.path("data/truth.zarr")
+    images = ImageStore(images_path)
+    truth = LabelStore(truth_path, "gt_label", stage="ingest")
+    rows = _list_masked(truth, images) if truth.attributes["available"] else np.empty(0, np.int64)
+    if not params.reference.enabled or len(rows) == 0:
+        why = "no training masks" if params.reference.enabled else "switched off (reference.enabled)"
+        workspace.write_json("metrics/reference.json", {"available": False, "why": why})
+        folder = workspace.path(OUTPUT).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "why-empty.txt").write_text(f"{why}\n", encoding="utf-8")
+        console.say(f"reference: nothing to train, {why}")
+        return
+    epochs = sum_epochs(params)
+    initial = workspace.path("data/classifier.safetensors")
+    fingerprint = {
+        "initial": None if params.train.init == "imagenet" else read_model_digest(initial),
+        "images": images.digest,
+        "truth": truth.attributes["digest"],
+        "backbone": params.backbone.model_dump(),
+        "train": params.train.model_dump(exclude={"checkpoint_every"}),
+        "epochs": epochs,
+        "evaluate": params.evaluate.model_dump(),
+    }
+    spec = describe_segmenter(params, images.index.classes)
+    with workspace.stage("reference", fingerprint=fingerprint) as work:
+        seed_weights(params.train.random_seed)
+        segmenter = start_segmenter(
+            spec, init=params.train.init, file=initial, weights=params.backbone.weights
+        )
+        with tracking.stage_run(workspace, params, "reference") as tracker:
+            fit_segmenter(
+                segmenter,
+                spec,
+                truth,
+                LabelLoss(boundary_weight=0.0, crf=params.train.crf.model_dump()),
+                params,
+                images=images,
+                rows=rows,
+                epochs=epochs,
+                lr=params.train.lr,
+                work=work,
+                output="segmenter.safetensors",
+                tracker=tracker,
+                description="reference",
+            )
+            scores = score_val(
+                segmenter,
+                params,
+                work,
+                images=images_path,
+                truth=truth_path,
+                description="reference val",
+            )
+        scores = {"available": True, "epochs": epochs, **scores}
+        workspace.write_json("metrics/reference.json", scores)
+        work.publish("segmenter.safetensors", OUTPUT)
+
+
+def sum_epochs(params: Params) -> float:
+    """Add up the epochs that lead to the last round's weights: the reference gets as many."""
+    rounds = list(params.rounds.values())
+    if params.retrain.init == "imagenet" and len(rounds) > 1:
+        return params.retrain.epochs
+    return params.train.epochs + params.retrain.epochs * (len(rounds) - 1)
+
+
+def _list_masked(truth: LabelStore, images: ImageStore) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    rows = images.index.rows("train")
+    masked = [row for row in rows if (truth.read(row, images.index.sizes[row]) != 255).any()]
+    return np.asarray(masked, np.int64)

@@ -1,0 +1,139 @@
+"""Stage ``relabel@R``: grow the cues by what the round's segmenter sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dsrg.cam import CAM_STRIDE
+from dsrg.growing import grow_label_map
+from dsrg.inference import predict_batch
+from dsrg.labels import list_present
+from dsrg.models import load_segmenter, read_model_digest
+from dsrg.models.segmenter import Segmenter
+from dsrg.relabelling import keep_present
+from dsrg.scaling import scale_maps
+from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
+from dsrg.training import choose_device
+from tasks.label_maps import fill_label_store
+from tasks.params import Params
+from tasks.score_maps import fill_score_store
+from tasks.workspace import StageWork, Workspace
+
+
+@dataclass(frozen=True)
+class GrowLot:
+    """A few pictures whose cues are to be grown."""
+
+    images: Path
+    cues: Path
+    probs: Path
+    rows: tuple[int, ...]
+    thresholds: dict[str, float]
+
+
+def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
+    """Predict all training pictures, keep their own classes, and grow the cues.
+
+    Reads: ``data/images.zarr``, ``data/cues.zarr``, ``data/rounds/R/segmenter.safetensors``.
+    Writes: ``data/rounds/R/probs.zarr``, ``data/rounds/R/seeds.zarr``.
+    """
+    images = ImageStore(workspace.path("data/images.zarr"))
+    cues = LabelStore(workspace.path("data/cues.zarr"), "cue", stage="cues")
+    folder = f"data/rounds/{round_key}"
+    model_path = workspace.path(f"{folder}/segmenter.safetensors")
+    segmenter, _ = load_segmenter(model_path)
+    rows = images.index.rows("train").tolist()
+    settings = params.relabel
+    fingerprint = {
+        "images": images.digest,
+        "cues": cues.attributes["digest"],
+        "segmenter": read_model_digest(model_path),
+        "relabel": settings.model_dump(),
+    }
+    name = f"relabel@{round_key}"
+    thresholds = {"fg_threshold": settings.fg_threshold, "bg_threshold": settings.bg_threshold}
+    _open.cache_clear()  # an earlier run in this process may have seen other stores there
+    with workspace.stage(name, fingerprint=fingerprint) as work:
+        probs = _predict(segmenter, images, rows, params, work, description=f"{name} predict")
+        fill_label_store(
+            grow_cues,
+            lambda lot: GrowLot(images.path, cues.path, probs, lot, thresholds),
+            work=work,
+            store="seeds.zarr",
+            array="seed",
+            rows=rows,
+            count=len(images),
+            canvas=images.canvas,
+            attributes={"grown_by": "probs"},
+            workers=1,  # growing takes a millisecond a picture: processes would cost more than they bring
+            description=f"{name} grow",
+        )
+        work.publish("probs.zarr", f"{folder}/probs.zarr")
+        work.publish("seeds.zarr", f"{folder}/seeds.zarr")
+
+
+def _predict(
+    segmenter: Segmenter,
+    images: ImageStore,
+    rows: list[int],
+    params: Params,
+    work: StageWork,
+    *,
+    description: str,
+) -> Path:
+    index = images.index
+    device = choose_device(params.compute.device)
+    segmenter = segmenter.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    planes = int(index.image_labels.sum(axis=1).max()) + 1
+
+    def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        predicted = predict_batch(
+            segmenter,
+            pictures,
+            scales=params.relabel.scales,
+            flip=params.relabel.flip,
+            cells=count_cells(pictures.shape[1:3], CAM_STRIDE),
+            device=device,
+        )
+        pairs = zip(rows, predicted, strict=True)
+        return [keep_present(maps, list_present(index.image_labels[row])) for row, maps in pairs]
+
+    return fill_score_store(
+        compute,
+        images,
+        rows,
+        work=work,
+        store="probs.zarr",
+        array="probs",
+        planes=planes,
+        attributes={},
+        description=description,
+    )
+
+
+def grow_cues(lot: GrowLot) -> list[NDArray[np.uint8]]:
+    """Grow the cues of a few pictures at picture size."""
+    images, cues, probs = _open(lot.images, lot.cues, lot.probs)
+    grown = []
+    for row in lot.rows:
+        size = images.index.sizes[row]
+        present = list_present(images.index.image_labels[row])
+        maps = probs.read(row, len(present), count_cells(size, CAM_STRIDE))
+        maps = scale_maps(maps, size)
+        grown.append(grow_label_map(cues.read(row, size), maps, present, **lot.thresholds))
+    return grown
+
+
+@lru_cache(maxsize=1)
+def _open(images: Path, cues: Path, probs: Path) -> tuple[ImageStore, LabelStore, ScoreStore]:
+    return (
+        ImageStore(images),
+        LabelStore(cues, "cue", stage="cues"),
+        ScoreStore(probs, "probs", stage="relabel"),
+    )

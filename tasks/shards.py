@@ -1,0 +1,79 @@
+"""Work spread over processes: one job per shard, results in order, progress shown."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import TypeVar
+
+from tasks import console
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+_PR_SET_PDEATHSIG = 1
+
+
+def count_workers(workers: int) -> int:
+    """Turn the param ``compute.workers`` into a number of processes; 0 is all cores given to us."""
+    if workers:
+        return workers
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def map_shards(
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, description: str
+) -> Iterator[Result]:
+    """Call `function` on every job and yield the results in the jobs' order.
+
+    Parameters
+    ----------
+    function : callable
+        At the top level of a module (or a :func:`functools.partial` of such), because it is pickled.
+    jobs : sequence
+        Small, picklable values such as row ranges and paths; never arrays of a whole store.
+    workers : int
+        Processes; 0 is all cores. With 1, or one job, everything runs in this process.
+    description : str
+        Shown with the progress.
+    """
+    count = min(count_workers(workers), len(jobs))
+    if count <= 1:
+        for job in console.track(jobs, description):
+            yield function(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:
+        results = pool.map(function, jobs)
+        try:
+            yield from console.track(results, description, total=len(jobs))
+        except BaseException:
+            processes = list(pool._processes.values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.terminate()
+            raise
+
+
+def die_with_parent() -> None:
+    """Ask the system to end this process when the one that started it is gone (Linux only)."""
+    if sys.platform != "linux":
+        return
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent or parent == 1:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    die_with_parent()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
