@@ -1,0 +1,132 @@
+"""The ``dsrg`` command: change params, run the flow, show what came out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tasks import console
+from tasks.errors import UserError, describe_os_error
+
+EXAMPLES = """
+Examples:
+
+  dsrg run                              what params.yaml says; the first time, drawn pictures
+
+  dsrg run ~/birds                      your own pictures: a folder with labels.csv, or one folder per class
+
+  dsrg run --rounds 3 --set train.lr=0.01
+
+  dsrg stages                           what is up to date, what would run
+
+  dsrg table                            the numbers of the last run
+"""
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Pixel labels and a segmenter from image-level labels.\n" + EXAMPLES,
+)
+Root = Annotated[Path, typer.Option(help="Folder with params.yaml and dvc.yaml.", show_default="this one")]
+
+
+@app.command(
+    epilog="Changes are written to params.yaml, comments kept. Stages already done are not run again."
+)
+def run(
+    path: Annotated[Path | None, typer.Argument(help="Folder of pictures of your own.")] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, max=99, help="Rounds of train, relabel, refine.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a param; may be repeated.")
+    ] = None,
+    root: Root = Path(),
+) -> None:
+    """Run the whole pipeline."""
+    from flows.params_file import edit_params
+    from flows.runner import run_flow
+    from flows.versioning import prepare
+
+    edit_params(root, folder=path, rounds=rounds, settings=set_ or [])
+    prepare(root)
+    try:
+        status = run_flow(root)
+    except KeyboardInterrupt:
+        console.fail("stopped; what is finished was kept: the same command continues there")
+        status = 130
+    if status:
+        raise typer.Exit(status)
+    _show_results(root)
+
+
+@app.command(name="rounds")
+def set_rounds(
+    count: Annotated[int, typer.Argument(min=1, max=99, help="How many.")], root: Root = Path()
+) -> None:
+    """Write a number of rounds into params.yaml, without running anything."""
+    from flows.params_file import edit_params
+
+    edit_params(root, rounds=count)
+    console.say(f"{count} rounds. Next: dsrg run")
+
+
+@app.command()
+def stages(root: Root = Path()) -> None:
+    """List the stages, and which of them would run."""
+    from flows.versioning import is_up_to_date, list_stages
+    from tasks.__main__ import STAGES
+    from tasks.params import read_params
+
+    read_params(root / "params.yaml")
+    about = {stage.name: stage.about for stage in STAGES}
+    rows = [
+        (name, "up to date" if is_up_to_date(root, name) else "to run", about[name.split("@")[0]])
+        for name in list_stages(root)
+    ]
+    console.print_table("", ["stage", "state", "what it does"], rows)
+
+
+@app.command()
+def table(root: Root = Path()) -> None:
+    """Print the numbers of the last run."""
+    _show_results(root)
+
+
+def _show_results(root: Path) -> None:
+    from flows.results import list_panels
+    from tasks.report import SUMMARY, list_rows, print_scores
+    from tasks.workspace import Workspace
+
+    print_scores(list_rows(Workspace(root).read_json(SUMMARY, stage="report")))
+    panels = list_panels(root)
+    if panels:
+        console.say(f"panels   {', '.join(str(panel) for panel in panels)}")
+    console.say(f"numbers  {root / SUMMARY}, {root / 'reports' / 'summary.md'}")
+    console.say(f"compare  mlflow ui --backend-store-uri sqlite:///{root.resolve() / 'mlflow.db'}")
+
+
+def guard(command: Callable[[], Any]) -> int:
+    """Call `command`; show an error that a user can mend in one line; return the exit status."""
+    try:
+        command()
+    except UserError as error:
+        console.fail(str(error))
+        return 2
+    except OSError as error:
+        if not error.filename:
+            raise
+        console.fail(describe_os_error(error))
+        return 2
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    sys.exit(guard(app))

@@ -1,0 +1,102 @@
+"""Edits of ``params.yaml`` that keep its comments, checked before a byte is written."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from tasks.errors import UserError
+from tasks.params import check_params, check_source, expand_rounds, read_params
+
+
+def edit_params(
+    root: Path, *, folder: Path | None = None, rounds: int | None = None, settings: Sequence[str] = ()
+) -> bool:
+    """Change ``params.yaml`` below `root`; tell whether anything changed.
+
+    Parameters
+    ----------
+    root : Path
+        The project.
+    folder : Path, optional
+        Pictures of one's own: sets ``source.kind`` and ``source.path``.
+    rounds : int, optional
+        Number of rounds.
+    settings : sequence of str
+        ``key=value`` with dotted keys; values as in YAML.
+
+    Raises
+    ------
+    UserError
+        The result would not be valid; nothing is written.
+    """
+    path = root / "params.yaml"
+    read_params(path)
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    before = path.read_text(encoding="utf-8")
+    values = yaml.load(before)
+    if folder is not None:
+        values["source"]["kind"] = "folder"
+        values["source"]["path"] = _locate(folder.expanduser(), root)
+    if rounds is not None:
+        _set_rounds(values, rounds)
+    for setting in settings:
+        _set(values, setting, path.name)
+    text = io.StringIO()
+    yaml.dump(values, text)
+    plain = YAML(typ="safe", pure=True).load(text.getvalue())
+    check_source(check_params(plain, path=path), root)
+    if plain == YAML(typ="safe", pure=True).load(before):
+        return False
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, path)
+    return True
+
+
+def _locate(folder: Path, root: Path) -> str:
+    """Name a folder as the project sees it: relative if inside, absolute if not."""
+    absolute, home = folder.resolve(), root.resolve()
+    return absolute.relative_to(home).as_posix() if absolute.is_relative_to(home) else str(absolute)
+
+
+def _set_rounds(values: Any, count: int) -> None:
+    from ruamel.yaml.scalarstring import SingleQuotedScalarString as Quoted
+
+    current = values["rounds"]
+    expected = expand_rounds(count)
+    for key in [key for key in current if key not in expected]:
+        del current[key]
+    for key, items in expected.items():
+        if key not in current:
+            prev = items["prev"]
+            current[Quoted(key)] = {**items, "prev": Quoted(prev) if prev.isdigit() else prev}
+
+
+def _set(values: Any, setting: str, file: str) -> None:
+    key, separator, text = setting.partition("=")
+    if not separator or not key:
+        raise UserError(f"`--set` must be KEY=VALUE, such as train.lr=0.01, got {setting!r}")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise UserError(f"`--set {key}`: no valid YAML value: {text!r}") from None
+    *sections, last = key.split(".")
+    place = values
+    for depth, section in enumerate(sections):
+        place = place.get(section) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            raise UserError(f"{file}: `{'.'.join(sections[: depth + 1])}` is no section (in --set {setting})")
+    old = place.get(last)
+    if isinstance(old, list) and isinstance(value, list):
+        old[:] = value
+    else:
+        place[last] = value

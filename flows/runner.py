@@ -1,0 +1,54 @@
+"""The flow in a process group of its own, so that it ends tidily.
+
+Ctrl-C on a terminal reaches every process of a group. It would end Prefect's temporary server before
+the run could be recorded as stopped, which then takes a minute of failing retries. Here it reaches
+the command line only, which passes it on to the flow and, once that is over, clears what is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tasks import console
+from tasks.shards import die_with_parent
+
+STOP_SECONDS = 30.0
+
+
+def run_flow(root: Path) -> int:
+    """Run the whole pipeline below `root` in a child process; return its exit status."""
+    child = subprocess.Popen([sys.executable, "-m", "flows.runner", str(root.resolve())], process_group=0)
+    try:
+        return child.wait()
+    except KeyboardInterrupt:
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+            child.wait(STOP_SECONDS)
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGTERM)
+
+
+def _run(root: str) -> int:
+    die_with_parent()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from flows.pipeline import run_pipeline
+
+    state = run_pipeline(root=root, return_state=True)
+    if not state.is_completed():
+        console.fail(state.message or "the run failed; its log says why")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(_run(sys.argv[1]))
+    except KeyboardInterrupt:
+        sys.exit(130)

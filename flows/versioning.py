@@ -1,0 +1,215 @@
+"""DVC, behind four verbs: the only module that imports it.
+
+A stage is run by a child process, ``python -m flows.versioning STAGE``, which is DVC's own
+``dvc repro --single-item STAGE`` and ends when the process that started it ends. The stage's body,
+started by DVC, does likewise, so that a cancelled run leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import UserError
+
+STOP_SECONDS = 20.0
+_NOISE = (
+    "To track the changes with git",
+    "To enable auto staging",
+    "Use `dvc push`",
+    "git add ",
+    "dvc config core.autostage",
+)
+_BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
+_KILLED = re.compile(r"exited with (-9|137)\b")
+
+
+class VersioningError(UserError):
+    """DVC cannot work here; the message says why and what to do."""
+
+
+class StageKilledError(Exception):
+    """The system killed a stage, for instance because memory ran out; trying again may help."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How bringing a stage up to date went.
+
+    Attributes
+    ----------
+    cached : bool
+        DVC had the result of the same work and restored it.
+    error : str or None
+        Why the stage failed, in its own words.
+    """
+
+    cached: bool
+    error: str | None
+
+
+def prepare(root: Path) -> None:
+    """Make DVC work where the project lies in no git repository, such as an unpacked archive.
+
+    Raises
+    ------
+    VersioningError
+        `root` holds no ``dvc.yaml``.
+    """
+    if not (root / "dvc.yaml").exists():
+        raise VersioningError(
+            f"`{root.resolve()}` has no dvc.yaml: go to the project's folder, or use --root"
+        )
+    if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+        return
+    local = root / ".dvc" / "config.local"
+    if not local.exists():
+        local.parent.mkdir(exist_ok=True)
+        local.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+
+
+def list_stages(root: Path) -> list[str]:
+    """List the stages of ``dvc.yaml``, rounds expanded, in an order in which they can run."""
+    with _open_repo(root) as repo:
+        import networkx as nx
+
+        return [stage.name for stage in nx.dfs_postorder_nodes(repo.index.graph)]
+
+
+def list_edges(root: Path) -> set[tuple[str, str]]:
+    """List which stage needs which: (earlier, later)."""
+    with _open_repo(root) as repo:
+        return {(earlier.name, later.name) for later, earlier in repo.index.graph.edges}
+
+
+def is_up_to_date(root: Path, stage: str) -> bool:
+    """Ask DVC whether a stage's params, dependencies and outputs are as its last run left them."""
+    from dvc.exceptions import DvcException
+
+    with _open_repo(root) as repo:
+        try:
+            # a bare stage name would be looked up in the current directory's dvc.yaml
+            return not repo.status([f"{repo.root_dir}/dvc.yaml:{stage}"])
+        except DvcException as error:
+            raise VersioningError(_explain(str(error), root)) from error
+
+
+def reproduce_stage(
+    root: Path, stage: str, *, on_line: Callable[[str], None], environment: Mapping[str, str] | None = None
+) -> Outcome:
+    """Have DVC bring one stage up to date, handing every line of its output to `on_line`.
+
+    Parameters
+    ----------
+    root : Path
+        The project.
+    stage : str
+        As DVC names it.
+    on_line : callable
+        Called with every line.
+    environment : mapping, optional
+        Variables that the stage sees besides those of this process.
+
+    Raises
+    ------
+    StageKilledError
+        The system killed the stage.
+    """
+    variables = {
+        **os.environ,
+        **(environment or {}),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        "DSRG_PARENT_DEATH": "1",
+        "DSRG_PROGRESS": "plain",
+        "PYTHONUNBUFFERED": "1",
+    }
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.versioning", stage],
+        cwd=root,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
+    lines: list[str] = []
+    try:
+        assert child.stdout is not None
+        for raw in child.stdout:
+            line = raw.rstrip()
+            if line and not line.strip().startswith(_NOISE):
+                lines.append(line)
+                on_line(line)
+        status = child.wait()
+    finally:
+        _stop(child)
+        if child.stdout is not None:
+            child.stdout.close()
+    if status == 0:
+        return Outcome(cached=any("is cached - skipping run" in line for line in lines), error=None)
+    text = "\n".join(lines)
+    if _KILLED.search(text) or status == -9:
+        raise StageKilledError(f"{stage} was killed by the system: it may need more memory than there is")
+    return Outcome(cached=False, error=_explain(text, root))
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    if child.poll() is not None:
+        return
+    child.terminate()
+    try:
+        child.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _explain(text: str, root: Path) -> str:
+    """Pick the stage's own error out of DVC's output; DVC's where there is none."""
+    if _BUSY.search(text):
+        return (
+            f"`{root.resolve()}` is busy: another `dsrg run` or `dvc repro` works on this stage. "
+            "Wait for it to end, or stop it"
+        )
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    dvc = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    return "\n".join(own or dvc or lines[-3:] or ["no reason was given"])
+
+
+@contextlib.contextmanager
+def _open_repo(root: Path) -> Iterator[Any]:
+    from dvc.exceptions import DvcException, NotDvcRepoError
+    from dvc.repo import Repo
+
+    try:
+        repo = Repo(str(root.resolve()))
+    except NotDvcRepoError as error:
+        raise VersioningError(
+            f"`{root.resolve()}` is no DVC project: go to the folder with dvc.yaml"
+        ) from error
+    except DvcException as error:
+        raise VersioningError(_explain(str(error), root)) from error
+    with contextlib.closing(repo):
+        yield repo
+
+
+def _reproduce(stage: str) -> int:
+    from dvc.cli import main
+
+    from tasks.shards import die_with_parent
+
+    die_with_parent()
+    return int(main(["repro", "--single-item", stage]))
+
+
+if __name__ == "__main__":
+    sys.exit(_reproduce(sys.argv[1]))
