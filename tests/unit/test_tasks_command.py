@@ -1,0 +1,105 @@
+"""``python -m tasks``: one clear line and a status for whatever a user can mend."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+from dsrg.store import StoreError
+from tasks.__main__ import main
+from tasks.console import parse_progress, show_progress, track
+from tasks.errors import UserError
+from tasks.shards import map_shards
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> types.ModuleType:
+    module = types.ModuleType("tasks.cams")
+    monkeypatch.setitem(sys.modules, "tasks.cams", module)
+    monkeypatch.chdir(project_root)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UserError("`a` is wrong: mend it"), "error: `a` is wrong: mend it"),
+        (
+            StoreError("`data/cams.zarr` not found. Run: dvc repro cams"),
+            "error: `data/cams.zarr` not found. Run:",
+        ),
+        (PermissionError(13, "Permission denied", "data"), "error: `data`: Permission denied"),
+        (UserError("one\ntwo"), "error: one\nerror: two"),
+    ],
+)
+def test_an_error_is_one_line(
+    stage: types.ModuleType, error: Exception, line: str, capsys: pytest.CaptureFixture[str]
+):
+    def run(*arguments: object, **options: object) -> None:
+        raise error
+
+    stage.run = run  # type: ignore[attr-defined]
+    assert main(["cams"]) == 2
+    assert capsys.readouterr().err.startswith(line)
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(stage: types.ModuleType):
+    def run(*arguments: object, **options: object) -> None:
+        raise ZeroDivisionError
+
+    stage.run = run  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError):
+        main(["cams"])
+
+
+def test_ctrl_c_says_that_work_is_kept(stage: types.ModuleType, capsys: pytest.CaptureFixture[str]):
+    def run(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    stage.run = run  # type: ignore[attr-defined]
+    assert main(["cams"]) == 130
+    assert "cams stopped by Ctrl-C; what is finished was kept" in capsys.readouterr().err
+
+
+def test_a_round_that_is_not_there_is_named(project_root: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["train", "--round", "77", "--root", str(project_root)]) == 2
+    assert "`rounds` has no round '77'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["train"], ["cams", "--round", "1"]])
+def test_a_wrong_call_is_refused(arguments: list[str]):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+
+
+def test_progress_is_a_line_every_tenth_and_a_line_for_machines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("DSRG_PROGRESS", "plain")
+    with show_progress("train@1") as report:
+        for done in range(101):
+            report(done, 100, loss=0.5)
+    lines = capsys.readouterr().out.splitlines()
+    plain = [line for line in lines if parse_progress(line) is None]
+    assert len(plain) == 10
+    assert plain[4].startswith("train@1: 50/100 (50%) · loss 0.5")
+    assert parse_progress(lines[-1]) == ("train@1", 100, 100)
+
+
+def test_track_goes_through_everything():
+    assert list(track("abc", "letters")) == ["a", "b", "c"]
+    assert list(track(2, "numbers")) == [0, 1]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_keep_their_order(workers: int):
+    assert list(map_shards(abs, [-3, 1, -2], workers=workers, description="shards")) == [3, 1, 2]
+
+
+def test_a_failing_shard_ends_the_map():
+    with pytest.raises(TypeError):
+        list(map_shards(len, [[1], 3, [2]], workers=2, description="shards"))  # type: ignore[list-item]
