@@ -169,8 +169,13 @@ def pick_by_agreement(
 
 
 def mark_peak(cue: NDArray[np.uint8], cam: NDArray[np.float32], class_id: int) -> None:
-    """Mark the connected pixels around a CAM's maximum, in place; a CAM of zeros marks nothing."""
+    """Mark the connected pixels around a CAM's maximum, in place; a CAM of zeros marks nothing.
+
+    Pixels of another object are taken only where the peak lies on nothing else.
+    """
     if cam.max() <= 0:
         return
     components, _ = ndimage.label(cam >= 0.9 * cam.max())
-    cue[components == components.flat[int(cam.argmax())]] = class_id
+    peak = components == components.flat[int(cam.argmax())]
+    free = peak & ((cue == BACKGROUND) | (cue == IGNORE_INDEX))
+    cue[free if free.any() else peak] = class_id

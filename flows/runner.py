@@ -15,14 +15,18 @@ import sys
 from pathlib import Path
 
 from tasks import console
-from tasks.shards import die_with_parent
+from tasks.lifetime import end_with_starter, watched_by_children
 
 STOP_SECONDS = 30.0
 
 
 def run_flow(root: Path) -> int:
     """Run the whole pipeline below `root` in a child process; return its exit status."""
-    child = subprocess.Popen([sys.executable, "-m", "flows.runner", str(root.resolve())], process_group=0)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows.runner", str(root.resolve())],
+        env={**os.environ, **watched_by_children()},
+        process_group=0,
+    )
     try:
         return child.wait()
     except KeyboardInterrupt:
@@ -36,7 +40,7 @@ def run_flow(root: Path) -> int:
 
 
 def _run(root: str) -> int:
-    die_with_parent()
+    end_with_starter()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from flows.pipeline import run_pipeline
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
+from tasks.lifetime import end_with_starter, watched_by_children
 
 STOP_SECONDS = 20.0
 _NOISE = (
@@ -126,7 +127,7 @@ def reproduce_stage(
         **os.environ,
         **(environment or {}),
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        "DSRG_PARENT_DEATH": "1",
+        **watched_by_children(),
         "DSRG_PROGRESS": "plain",
         "PYTHONUNBUFFERED": "1",
     }
@@ -205,9 +206,8 @@ def _open_repo(root: Path) -> Iterator[Any]:
 def _reproduce(stage: str) -> int:
     from dvc.cli import main
 
-    from tasks.shards import die_with_parent
-
-    die_with_parent()
+    end_with_starter()
+    os.environ.update(watched_by_children())
     return int(main(["repro", "--single-item", stage]))
 
 

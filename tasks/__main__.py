@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tasks import console
 from tasks.errors import UserError, describe_os_error
+from tasks.lifetime import end_with_starter
 from tasks.params import check_source, read_params
 from tasks.workspace import Workspace
 
@@ -49,10 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the stage named on the command line; return the exit status."""
     options = _parse(arguments)
     signal.signal(signal.SIGTERM, _raise_exit)
-    if os.environ.get("DSRG_PARENT_DEATH") == "1":
-        from tasks.shards import die_with_parent
-
-        die_with_parent()
+    end_with_starter()
     label = options.stage + (f"@{options.round}" if options.round else "")
     try:
         _run(options.stage, options.round, options.root)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
 from tasks import console
+from tasks.lifetime import end_with
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-_PR_SET_PDEATHSIG = 1
 
 
 def count_workers(workers: int) -> int:
@@ -62,18 +59,10 @@ def map_shards(
             raise
 
 
-def die_with_parent() -> None:
-    """Ask the system to end this process when the one that started it is gone (Linux only)."""
-    if sys.platform != "linux":
-        return
-    parent = os.getppid()
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent or parent == 1:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    die_with_parent()
+    starter = multiprocessing.parent_process()
+    if starter is not None and starter.pid is not None:
+        end_with(starter.pid)
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -16,6 +16,7 @@ INFRASTRUCTURE = frozenset(
         "__init__",
         "console",
         "errors",
+        "lifetime",
         "params",
         "schema",
         "shards",

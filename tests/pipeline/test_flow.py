@@ -89,7 +89,9 @@ def test_each_door_knows_what_the_other_did(project: Path):
     assert take_bodies(project) == []
 
 
-def test_a_killed_flow_leaves_no_process_behind(project: Path):
+@pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])
+def test_a_killed_flow_leaves_no_process_behind(project: Path, shell: str):
+    """Debian's sh stays as a process between DVC and the stage, bash does not."""
     (project / "sleep_ingest").touch()
     script = (
         "import sys; from pathlib import Path; from flows.versioning import reproduce_stage\n"
@@ -97,7 +99,12 @@ def test_a_killed_flow_leaves_no_process_behind(project: Path):
     )
     command = [sys.executable, "-c", script]
     with subprocess.Popen(
-        command, cwd=project, stdout=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        cwd=project,
+        env={**os.environ, "SHELL": shell},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     ) as flow:
         assert flow.stdout is not None
         for line in flow.stdout:

@@ -123,6 +123,14 @@ def test_a_peak_is_one_connected_patch_around_the_maximum() -> None:
     assert draw(cue) == [".3....", ".3...."]
 
 
+def test_a_peak_takes_pixels_of_another_object_only_where_it_has_no_other() -> None:
+    cue = np.array([[5, 5, 0, 255]], np.uint8)
+    mark_peak(cue, scale(["0999"]), 3)
+    assert cue.tolist() == [[5, 5, 3, 3]]
+    mark_peak(cue, scale(["x000"]), 4)
+    assert cue.tolist() == [[4, 5, 3, 3]]
+
+
 def test_a_cam_of_zeros_has_no_peak() -> None:
     cue = np.full((1, 3), 255, np.uint8)
     mark_peak(cue, np.zeros((1, 3), np.float32), 3)

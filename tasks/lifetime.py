@@ -1,0 +1,53 @@
+"""Processes that end when the one they work for is gone, so that a killed run leaves nothing behind.
+
+The process that a stage works for need not be its parent: DVC starts a stage through a shell, and some
+shells stay in between. So whoever starts a process tells it whom to watch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+
+WATCHED = "DSRG_ENDS_WITH"
+_POLL_SECONDS = 0.5
+
+
+def watched_by_children() -> Mapping[str, str]:
+    """Make the variable that tells a child process to end with this one, see :func:`end_with_starter`."""
+    return {WATCHED: str(os.getpid())}
+
+
+def end_with_starter() -> None:
+    """End this process when the one named in its environment is gone, if one is named."""
+    if WATCHED in os.environ:
+        end_with(int(os.environ[WATCHED]))
+
+
+def end_with(pid: int) -> None:
+    """Send this process SIGTERM as soon as the process `pid` is gone.
+
+    Parameters
+    ----------
+    pid : int
+        Of any process on this machine. If it is gone already, the signal comes at once.
+    """
+    threading.Thread(target=_watch, args=(pid,), name="end-with", daemon=True).start()
+
+
+def _watch(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        if sys.platform == "linux":
+            watched = os.pidfd_open(pid)
+            select.select([watched], [], [])
+        else:
+            while True:
+                os.kill(pid, 0)
+                time.sleep(_POLL_SECONDS)
+    os.kill(os.getpid(), signal.SIGTERM)
