@@ -168,6 +168,37 @@ def pick_by_agreement(
     return cue
 
 
+def take_background(
+    cue: NDArray[np.uint8],
+    saliency: NDArray[np.uint8],
+    present: NDArray[np.int64],
+    *,
+    saliency_threshold: float,
+) -> NDArray[np.uint8]:
+    """Take the background cues from a saliency map instead of the CAMs, as SEC and DSRG do.
+
+    Parameters
+    ----------
+    cue : (H, W) uint8
+        Cues picked by another rule: their foreground stays. Not modified.
+    saliency : (H, W) uint8
+        255 where an object is certain, and where nothing is known.
+    present : (P,) int64
+        Class ids, background first; a picture without classes stays as it is.
+    saliency_threshold : float
+        In (0, 1): background where the saliency is under this share of 255.
+
+    Returns
+    -------
+    (H, W) uint8
+    """
+    if len(present) == 1:
+        return cue
+    foreground = (cue != BACKGROUND) & (cue != IGNORE_INDEX)
+    background = np.where(saliency < saliency_threshold * 255, BACKGROUND, IGNORE_INDEX)
+    return np.where(foreground, cue, background).astype(np.uint8)
+
+
 def mark_peak(cue: NDArray[np.uint8], cam: NDArray[np.float32], class_id: int) -> None:
     """Mark the connected pixels around a CAM's maximum, in place; a CAM of zeros marks nothing.
 

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.cues import choose_exponent, pick_by_agreement, pick_by_threshold
+from dsrg.cues import choose_exponent, pick_by_agreement, pick_by_threshold, take_background
 from dsrg.labels import BACKGROUND, IGNORE_INDEX, list_present
 from dsrg.scaling import scale_maps
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
 from tasks import console
+from tasks.errors import UserError
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
 from tasks.workspace import Workspace
@@ -28,6 +29,7 @@ class CueLot:
 
     images: Path
     cams: Path
+    saliency: Path
     rows: tuple[int, ...]
     settings: dict[str, Any]
 
@@ -35,15 +37,26 @@ class CueLot:
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
     """Pick cues out of the CAMs of all training pictures.
 
-    Reads: ``data/images.zarr``, ``data/cams.zarr``.
+    Reads: ``data/images.zarr``, ``data/cams.zarr``, ``data/saliency.zarr``.
     Writes: ``data/cues.zarr``, ``metrics/cues.json`` (how much is labelled; no truth is read).
     """
     images = ImageStore(workspace.path("data/images.zarr"))
     cams = ScoreStore(workspace.path("data/cams.zarr"), "cam", stage="cams")
+    saliency = LabelStore(workspace.path("data/saliency.zarr"), "saliency", stage="ingest")
+    if params.cues.background == "saliency" and not saliency.attributes["available"]:
+        raise UserError(
+            "`data/saliency.zarr` holds no maps: put 8-bit PNGs named like the pictures into `saliency/` "
+            "beside labels.csv, or set cues.background=cam"
+        )
     index = images.index
     rows = index.rows("train").tolist()
     settings = params.cues.model_dump()
-    fingerprint = {"images": images.digest, "cams": cams.attributes["digest"], "cues": settings}
+    fingerprint = {
+        "images": images.digest,
+        "cams": cams.attributes["digest"],
+        "saliency": saliency.attributes["digest"],
+        "cues": settings,
+    }
     _open.cache_clear()  # an earlier run in this process may have seen other stores there
     with workspace.stage("cues", fingerprint=fingerprint) as work:
         if params.cues.rule == "agreement" and params.cues.exponent == 0:
@@ -52,7 +65,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             console.say(f"cues: exponent {settings['exponent']} by Otsu's rule on the CAMs")
         path = fill_label_store(
             pick_cues,
-            lambda lot: CueLot(images.path, cams.path, lot, settings),
+            lambda lot: CueLot(images.path, cams.path, saliency.path, lot, settings),
             work=work,
             store="cues.zarr",
             array="cue",
@@ -74,7 +87,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 def pick_cues(lot: CueLot) -> list[NDArray[np.uint8]]:
     """Pick the cues of a few pictures."""
-    images, cams = _open(lot.images, lot.cams)
+    images, cams, saliency = _open(lot.images, lot.cams, lot.saliency)
     settings = dict(lot.settings)
     rule = settings.pop("rule")
     picked = []
@@ -100,6 +113,9 @@ def pick_cues(lot: CueLot) -> list[NDArray[np.uint8]]:
                 spread=settings["spread"],
                 crf=settings["crf"],
             )
+        if settings["background"] == "saliency":
+            found = saliency.read(row, image.shape[:2])
+            cue = take_background(cue, found, present, saliency_threshold=settings["saliency_threshold"])
         picked.append(cue)
     return picked
 
@@ -118,8 +134,12 @@ def _count_cam_values(cams: ScoreStore, images: ImageStore, rows: list[int]) -> 
 
 
 @lru_cache(maxsize=1)
-def _open(images: Path, cams: Path) -> tuple[ImageStore, ScoreStore]:
-    return ImageStore(images), ScoreStore(cams, "cam", stage="cams")
+def _open(images: Path, cams: Path, saliency: Path) -> tuple[ImageStore, ScoreStore, LabelStore]:
+    return (
+        ImageStore(images),
+        ScoreStore(cams, "cam", stage="cams"),
+        LabelStore(saliency, "saliency", stage="ingest"),
+    )
 
 
 def _summarise(cues: LabelStore, images: ImageStore, rows: list[int]) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Stage ``ingest``: pictures, image labels and, for scoring only, masks into stores.
 
-Two passes. The first decodes pictures into ``images.zarr`` and sees no mask; the second puts masks
-into ``truth.zarr``. Whatever is wrong with any file is collected on the way and told at once.
+Three passes. The first decodes pictures into ``images.zarr`` and sees no mask, the second puts saliency
+maps, where the source has them, into ``saliency.zarr``, the third puts masks into ``truth.zarr``.
+Whatever is wrong with any file is collected on the way and told at once.
 """
 
 from __future__ import annotations
@@ -10,19 +11,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.duplicates import group_near_duplicates, hash_image
-from dsrg.image import DecodeError, fit_size, place_on_canvas, scale_image, scale_label_map
-from dsrg.labels import IGNORE_INDEX
-from dsrg.sources import Reader, Record, Source, SourceError, open_source
+from dsrg.duplicates import group_near_duplicates
+from dsrg.sources import Source, SourceError, open_source
 from dsrg.sources.base import SPLITS, stack_image_labels
-from dsrg.sources.checks import check_gt_label, check_index, list_held, summarise_data
+from dsrg.sources.checks import check_index, summarise_data
 from dsrg.sources.splits import choose_splits
 from dsrg.store import (
     SHARD_IMAGES,
@@ -33,75 +32,21 @@ from dsrg.store import (
     create_label_store,
     finish_store,
     iterate_shards,
-    write_rows,
 )
 from tasks import console
+from tasks.ingest_shards import Outcome, ShardJob, write_image_shard, write_saliency_shard, write_truth_shard
 from tasks.params import Params
 from tasks.shards import map_shards
 from tasks.workspace import StageWork, Workspace
 
-_IMAGES, _TRUTH = "images.zarr", "truth.zarr"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one picture, or of one mask; sizes are (height, width), None where it is broken.
-
-    Attributes
-    ----------
-    problem : str
-        One line that begins with the file, or empty.
-    digest : str
-        Of its pixels on the canvas.
-    size, original_size : (2,) list of int or None
-    look : int
-        Perceptual hash (pictures only).
-    held : list of int or None
-        Class ids in the mask, or None if there is no mask (masks only).
-    """
-
-    problem: str = ""
-    digest: str = ""
-    size: Sequence[int] | None = None
-    original_size: Sequence[int] | None = None
-    look: int = 0
-    held: Sequence[int] | None = None
-
-
-@dataclass(frozen=True)
-class ShardJob:
-    """One shard's work: everything a worker needs, nothing more.
-
-    Attributes
-    ----------
-    unit : str
-        Name of the finished-shard mark.
-    store : Path
-    rows : slice
-    records : tuple of Record
-    reader : Reader
-    canvas : int
-    outcomes : tuple of Outcome
-        What became of the pictures (second pass only).
-    num_classes : int
-        ``C``, background included (second pass only).
-    """
-
-    unit: str
-    store: Path
-    rows: slice
-    records: tuple[Record, ...]
-    reader: Reader
-    canvas: int
-    outcomes: tuple[Outcome, ...] = ()
-    num_classes: int = 0
+_IMAGES, _SALIENCY, _TRUTH = "images.zarr", "saliency.zarr", "truth.zarr"
 
 
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
     """Read a source into stores and check it.
 
     Reads: ``source.path``
-    Writes: ``data/images.zarr``, ``data/truth.zarr``, ``metrics/ingest.json``
+    Writes: ``data/images.zarr``, ``data/saliency.zarr``, ``data/truth.zarr``, ``metrics/ingest.json``
 
     Raises
     ------
@@ -124,9 +69,10 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     workers = params.compute.workers
     with workspace.stage("ingest", fingerprint=fingerprint) as work:
         pictures = _store_images(source, work, canvas=params.ingest.canvas, workers=workers)
+        maps = _store_saliency(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
         masks = _store_truth(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
         gaps = _list_gaps(source) if params.ingest.strict else ()
-        problems = [*source.problems, *gaps, *(o.problem for o in (*pictures, *masks) if o.problem)]
+        problems = [*source.problems, *gaps, *(o.problem for o in (*pictures, *maps, *masks) if o.problem)]
         if problems:
             raise SourceError(source.where, problems)
         looks = np.array([picture.look for picture in pictures], np.uint64)
@@ -139,9 +85,11 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         complete_index(work.partial(_IMAGES), index)
         digest = hash_images(index, pictures, canvas=params.ingest.canvas)
         finish_store(work.partial(_IMAGES), digest=digest)
-        finish_store(work.partial(_TRUTH), digest=hash_masks(index, masks))
+        finish_store(work.partial(_SALIENCY), digest=hash_maps(index, maps))
+        finish_store(work.partial(_TRUTH), digest=hash_maps(index, masks))
         held = [mask.held for mask in masks]
         report = summarise_data(source, index, looks, held, max_bits=bits, split_given=split_given)
+        work.publish(_SALIENCY, Path("data") / _SALIENCY)
         work.publish(_TRUTH, Path("data") / _TRUTH)
         work.publish(_IMAGES, Path("data") / _IMAGES)
         workspace.write_json("metrics/ingest.json", report)
@@ -184,31 +132,6 @@ def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int)
     return _run_jobs(write_image_shard, jobs, work, workers=workers, description="ingest pictures")
 
 
-def write_image_shard(job: ShardJob) -> list[Outcome]:
-    """Decode the pictures of one shard and write it; broken pictures stay black."""
-    block = np.zeros((len(job.records), job.canvas, job.canvas, 3), np.uint8)
-    outcomes = []
-    for slot, record in zip(block, job.records, strict=True):
-        try:
-            image = job.reader.read_image(record)
-        except DecodeError as error:
-            outcomes.append(Outcome(problem=f"{record.name}: {error}"))
-            continue
-        size = fit_size(image.shape[:2], job.canvas)
-        scaled = scale_image(image, size)
-        slot[:] = place_on_canvas(scaled, job.canvas, fill=0)
-        outcomes.append(
-            Outcome(
-                digest=hashlib.sha256(slot.tobytes()).hexdigest(),
-                size=size,
-                original_size=image.shape[:2],
-                look=hash_image(scaled),
-            )
-        )
-    write_rows(job.store, "image", job.rows, block)
-    return outcomes
-
-
 def _run_jobs(
     function: Callable[[ShardJob], list[Outcome]],
     jobs: Sequence[ShardJob],
@@ -237,23 +160,50 @@ def _run_jobs(
     return [outcome for job in jobs for outcome in found[job.unit]]
 
 
-# -- second pass: masks ------------------------------------------------------------------------
+# -- second and third pass: maps beside the pictures --------------------------------------------
+
+
+def _store_saliency(
+    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, workers: int
+) -> list[Outcome]:
+    jobs = _plan_maps(
+        source, work, pictures, "saliency", _SALIENCY, canvas=canvas, available=source.saliency_available
+    )
+    outcomes = _run_jobs(write_saliency_shard, jobs, work, workers=workers, description="ingest saliency")
+    return outcomes or [Outcome() for _ in source.records]
 
 
 def _store_truth(
     source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, workers: int
 ) -> list[Outcome]:
-    path = work.partial(_TRUTH)
-    count = len(source.records)
-    if not work.is_done("created-truth"):
-        attributes = {"available": source.gt_available}
-        create_label_store(path, "gt_label", count=count, canvas=canvas, attributes=attributes)
-        work.mark_done("created-truth")
-    if not source.gt_available:
-        return [Outcome() for _ in source.records]
-    jobs = [
+    jobs = _plan_maps(
+        source, work, pictures, "gt_label", _TRUTH, canvas=canvas, available=source.gt_available
+    )
+    outcomes = _run_jobs(write_truth_shard, jobs, work, workers=workers, description="ingest masks")
+    return outcomes or [Outcome() for _ in source.records]
+
+
+def _plan_maps(
+    source: Source,
+    work: StageWork,
+    pictures: Sequence[Outcome],
+    array: str,
+    store: str,
+    *,
+    canvas: int,
+    available: bool,
+) -> list[ShardJob]:
+    """Create a store of maps, 255 everywhere, and list what is to be done; nothing if there are none."""
+    path, count = work.partial(store), len(source.records)
+    name = Path(store).stem
+    if not work.is_done(f"created-{name}"):
+        create_label_store(path, array, count=count, canvas=canvas, attributes={"available": available})
+        work.mark_done(f"created-{name}")
+    if not available:
+        return []
+    return [
         ShardJob(
-            f"truth-{number:05d}",
+            f"{name}-{number:05d}",
             path,
             rows,
             source.records[rows],
@@ -264,30 +214,6 @@ def _store_truth(
         )
         for number, rows in iterate_shards(count, SHARD_LABEL_MAPS)
     ]
-    return _run_jobs(write_truth_shard, jobs, work, workers=workers, description="ingest masks")
-
-
-def write_truth_shard(job: ShardJob) -> list[Outcome]:
-    """Decode the masks of one shard, check and write them; where there is none all stays 255."""
-    block = np.full((len(job.records), job.canvas, job.canvas), IGNORE_INDEX, np.uint8)
-    outcomes = []
-    for slot, record, picture in zip(block, job.records, job.outcomes, strict=True):
-        name = f"mask of {record.name}" if record.mask is None else f"masks/{record.mask.name}"
-        try:
-            gt_label = job.reader.read_gt_label(record)
-            if gt_label is not None:
-                check_gt_label(gt_label, picture.original_size, num_classes=job.num_classes)
-        except DecodeError as error:
-            outcomes.append(Outcome(problem=f"{name}: {error}"))
-            continue
-        if gt_label is None or picture.size is None:
-            outcomes.append(Outcome())
-            continue
-        slot[:] = place_on_canvas(scale_label_map(gt_label, picture.size), job.canvas, fill=IGNORE_INDEX)
-        digest = hashlib.sha256(slot.tobytes()).hexdigest()
-        outcomes.append(Outcome(digest=digest, held=list_held(gt_label)))
-    write_rows(job.store, "gt_label", job.rows, block)
-    return outcomes
 
 
 # -- the index ---------------------------------------------------------------------------------
@@ -326,11 +252,11 @@ def hash_images(index: Index, pictures: Sequence[Outcome], *, canvas: int) -> st
     return digest.hexdigest()
 
 
-def hash_masks(index: Index, masks: Sequence[Outcome]) -> str:
-    """Hash all that ``truth.zarr`` says: in row order ids and pixels."""
+def hash_maps(index: Index, maps: Sequence[Outcome]) -> str:
+    """Hash all that ``truth.zarr`` or ``saliency.zarr`` says: in row order ids and pixels."""
     digest = hashlib.sha256()
-    for name, mask in zip(index.ids, masks, strict=True):
-        digest.update(json.dumps([str(name), mask.digest]).encode())
+    for name, outcome in zip(index.ids, maps, strict=True):
+        digest.update(json.dumps([str(name), outcome.digest]).encode())
     return digest.hexdigest()
 
 
@@ -361,6 +287,7 @@ def _list_findings(report: dict[str, Any]) -> Iterator[str]:
         "pictures hold no class": report["without_class"],
         "pictures have no row in labels.csv and were left out": report["without_row"],
         "pictures have no mask: left out of scores": masks["missing"],
+        "pictures have no saliency map: no background cues there": report["saliency"]["missing"],
         "masks hold other classes than the image labels": masks["contradict_image_labels"],
     }
     for text, found in findings.items():

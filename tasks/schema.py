@@ -120,6 +120,8 @@ class Cues(Section):
     spread: float = Field(
         ge=1, le=16, description="rule agreement: generous = exponent * this, strict = / this"
     )
+    background: Literal["cam", "saliency"] = Field(description="what background cues are taken from")
+    saliency_threshold: Probability = Field(description="background saliency: background under this")
     crf: Crf = Field(description="sharpens the CAMs before they must agree")
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from tasks.params import Params, read_params
+
+CANVAS = 64
 
 
 def draw_picture(number: int, height: int = 24, width: int = 32) -> NDArray[np.uint8]:
@@ -36,3 +41,23 @@ def write_masks(root: Path, count: int) -> None:
         mask = np.zeros((24, 32), np.uint8)
         mask[4:12, 8:20], mask[0, 0] = number % 2 + 1, 255
         Image.fromarray(mask).save(root / "masks" / f"p{number:02d}.png")
+
+
+def build_params(project_root: Path, data: Path, *, workers: int = 1, **ingest_values: Any) -> Params:
+    """The project's own params, for a folder of small pictures."""
+    params = read_params(project_root / "params.yaml")
+    source = params.source.model_copy(update={"kind": "folder", "path": str(data)})
+    values = {
+        "canvas": CANVAS,
+        "strict": False,
+        "near_duplicate_bits": 4,
+        "val_fraction": 0.25,
+        **ingest_values,
+    }
+    return params.model_copy(
+        update={
+            "source": source,
+            "ingest": params.ingest.model_copy(update=values),
+            "compute": params.compute.model_copy(update={"workers": workers}),
+        }
+    )

@@ -69,6 +69,8 @@ class Record:
         The file, or the number that a generator makes it from.
     mask : Path or None
         The file of its mask, for the truth only.
+    saliency : Path or None
+        The file of its saliency map.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Record:
     name: str
     picture: Path | int
     mask: Path | None = None
+    saliency: Path | None = None
 
 
 class Reader(Protocol):
@@ -88,6 +91,10 @@ class Reader(Protocol):
 
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none; DecodeError if it is broken."""
+        ...
+
+    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
+        """Read one saliency map: (H, W) uint8, or None where there is none; DecodeError if it is broken."""
         ...
 
 
@@ -108,6 +115,8 @@ class Source:
     reader : Reader
     gt_available : bool
         Whether any picture has a mask.
+    saliency_available : bool
+        Whether any picture has a saliency map.
     problems : tuple of str
         What is wrong with the lists, one line each; ingest adds unreadable files and raises all in one.
     without_class : tuple of str
@@ -126,6 +135,7 @@ class Source:
     records: tuple[Record, ...]
     reader: Reader
     gt_available: bool
+    saliency_available: bool = False
     problems: tuple[str, ...] = ()
     without_row: tuple[str, ...] = ()
     without_class: tuple[str, ...] = ()

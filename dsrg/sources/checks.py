@@ -17,6 +17,20 @@ from dsrg.store import Index
 MAX_LISTED = 50
 
 
+def check_size(found: NDArray[np.uint8], original_size: Sequence[int] | None) -> None:
+    """Refuse a map, (H, W), of another size than its picture; None is a picture that is broken itself.
+
+    Raises
+    ------
+    DecodeError
+    """
+    if original_size is not None and found.shape != tuple(original_size):
+        raise DecodeError(
+            f"is {found.shape[0]} x {found.shape[1]} pixels, its picture "
+            f"{original_size[0]} x {original_size[1]} (height x width): make them equal"
+        )
+
+
 def check_gt_label(
     gt_label: NDArray[np.uint8], original_size: Sequence[int] | None, *, num_classes: int
 ) -> None:
@@ -35,11 +49,7 @@ def check_gt_label(
     ------
     DecodeError
     """
-    if original_size is not None and gt_label.shape != tuple(original_size):
-        raise DecodeError(
-            f"is {gt_label.shape[0]} x {gt_label.shape[1]} pixels, its picture "
-            f"{original_size[0]} x {original_size[1]} (height x width): make them equal"
-        )
+    check_size(gt_label, original_size)
     strange = [int(v) for v in np.unique(gt_label) if v >= num_classes and v != IGNORE_INDEX]
     if strange:
         raise DecodeError(
@@ -118,6 +128,7 @@ def summarise_data(
     unlabelled = index.ids[~index.image_labels.any(axis=1)]
     labels = [(np.flatnonzero(row) + 1).tolist() for row in index.image_labels]
     missing = [name for name, ids in zip(index.ids, held, strict=True) if ids is None]
+    without_saliency = [record.id for record in source.records if record.saliency is None]
     contradicting = [
         name
         for name, ids, wanted in zip(index.ids, held, labels, strict=True)
@@ -141,6 +152,10 @@ def summarise_data(
             "available": source.gt_available,
             "missing": _list_first(missing if source.gt_available else []),
             "contradict_image_labels": _list_first(contradicting),
+        },
+        "saliency": {
+            "available": source.saliency_available,
+            "missing": _list_first(without_saliency if source.saliency_available else []),
         },
         "remarks": _list_first(source.remarks),
     }

@@ -8,7 +8,8 @@ Three layouts are read:
 
 ``classes.txt``, if there, gives names and ids (line number, from 0; the first line is ``background``).
 Without it classes are the sorted names that ``labels.csv`` or the class folders use, and the ids in
-masks follow that order from 1. ``masks/`` holds one 8-bit PNG per picture, at the same relative path.
+masks follow that order from 1. ``masks/`` holds one 8-bit PNG per picture, at the same relative path;
+so does ``saliency/``, where saliency maps are given (255 = sure to be an object).
 The split comes from the column ``split``, from ``train.txt`` and ``val.txt``, or from the folders;
 otherwise ingest chooses it. The word ``background`` alone says that a picture holds none of the classes.
 """
@@ -16,18 +17,17 @@ otherwise ingest chooses it. The word ``background`` alone says that a picture h
 from __future__ import annotations
 
 import hashlib
-import os
-import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import PICTURE_SUFFIXES, read_image, read_mask
+from dsrg.image import read_image, read_mask
 from dsrg.sources.base import SPLITS, Record, Source, SourceError
+from dsrg.sources.files import Files, compose, index_files, index_maps, strip_suffix
 from dsrg.sources.lists import (
     BACKGROUND_NAME,
     Row,
@@ -37,6 +37,7 @@ from dsrg.sources.lists import (
     read_split_lists,
 )
 
+_BESIDE = ("masks", "saliency")
 _LAYOUTS = (
     "expected labels.csv (columns id,classes) with the pictures in images/ or beside it, "
     "or one folder of pictures per class"
@@ -54,6 +55,10 @@ class FolderReader:
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none."""
         return None if record.mask is None else read_mask(record.mask)
+
+    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
+        """Read one saliency map: (H, W) uint8, or None where there is none."""
+        return None if record.saliency is None else read_mask(record.saliency)
 
 
 def open_folder(path: Path) -> Source:
@@ -84,98 +89,6 @@ def open_folder(path: Path) -> Source:
         raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 
 
-# -- files -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Files:
-    """The pictures below a folder, found by name or by name without suffix.
-
-    Attributes
-    ----------
-    root : Path
-    names : tuple of str
-        Relative paths of pictures with ``/``, sorted.
-    by_name, by_stem : dict
-        The same under Unicode's composed form, in which lists are compared with file names.
-    others : dict
-        Files with another suffix, by stem.
-    """
-
-    root: Path
-    names: tuple[str, ...]
-    by_name: dict[str, str]
-    by_stem: dict[str, list[str]]
-    others: dict[str, str]
-
-    def find(self, written: str) -> str:
-        """Find the picture that an id means; LookupError says why there is none."""
-        key = _compose(written.replace("\\", "/"))
-        pure = PurePosixPath(key)
-        if not pure.name:
-            raise LookupError("names no file: write a picture's name")
-        if pure.is_absolute() or ".." in pure.parts or ":" in key[:2]:
-            raise LookupError("leads out of the folder: write the path below it")
-        key = str(pure)
-        if key in self.by_name:
-            return self.by_name[key]
-        found = self.by_stem.get(key, [])
-        if len(found) > 1:
-            raise LookupError(f"could be {' or '.join(found)}: write it with its suffix")
-        if not found:
-            other = self.others.get(key) or self.others.get(str(pure.with_suffix("")))
-            if other:
-                raise LookupError(f"`{other}` is of no known format ({' '.join(PICTURE_SUFFIXES)})")
-            raise LookupError(f"no such picture in `{self.root.name}`: add it, or remove the line")
-        return found[0]
-
-
-def _compose(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
-def _strip_suffix(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix(""))
-
-
-def _index_files(root: Path, *, leave_out: Sequence[str] = ()) -> _Files:
-    names: list[str] = []
-    others: dict[str, str] = {}
-    for name in _walk(root, leave_out=leave_out):
-        if name.lower().endswith(PICTURE_SUFFIXES):
-            names.append(name)
-        else:
-            others[_compose(_strip_suffix(name))] = name
-    names.sort()
-    by_stem: dict[str, list[str]] = defaultdict(list)
-    for name in names:
-        by_stem[_compose(_strip_suffix(name))].append(name)
-    return _Files(root, tuple(names), {_compose(name): name for name in names}, dict(by_stem), others)
-
-
-def _walk(root: Path, *, leave_out: Sequence[str] = ()) -> Iterable[str]:
-    """Walk over files, hidden ones and folders `leave_out` at the top excepted; relative, with ``/``.
-
-    Linked folders are followed, each but once.
-    """
-    seen: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    for folder, folders, files in os.walk(root, onerror=refuse, followlinks=True):
-        top = Path(folder) == root
-        real = os.path.realpath(folder)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [f for f in folders if not f.startswith(".") and not (top and f in leave_out)]
-        for file in files:
-            if not file.startswith("."):
-                yield Path(folder, file).relative_to(root).as_posix()
-
-
 # -- layouts -----------------------------------------------------------------------------------
 
 
@@ -193,7 +106,7 @@ def _open_table(path: Path) -> Source:
     given = read_classes(path / "classes.txt") if (path / "classes.txt").is_file() else None
     rows, problems = read_rows(path / "labels.csv", classes=given)
     pictures = path / "images" if (path / "images").is_dir() else path
-    files = _index_files(pictures, leave_out=("masks",) if pictures == path else ())
+    files = index_files(pictures, leave_out=_BESIDE if pictures == path else ())
     entries = _match_rows(rows, files, problems)
     used = {name for row in rows for name in row.class_names if "," not in name}
     classes = given or tuple(sorted(used - {BACKGROUND_NAME}))
@@ -208,7 +121,7 @@ def _open_table(path: Path) -> Source:
     )
 
 
-def _match_rows(rows: Sequence[Row], files: _Files, problems: list[str]) -> list[_Entry]:
+def _match_rows(rows: Sequence[Row], files: Files, problems: list[str]) -> list[_Entry]:
     entries = []
     first: dict[str, Row] = {}
     for row in rows:
@@ -230,7 +143,7 @@ def _match_rows(rows: Sequence[Row], files: _Files, problems: list[str]) -> list
 
 
 def _apply_split_lists(
-    path: Path, entries: Sequence[_Entry], files: _Files, problems: list[str]
+    path: Path, entries: Sequence[_Entry], files: Files, problems: list[str]
 ) -> tuple[Sequence[_Entry], list[str]]:
     """Give every entry the split of the list it stands in; those in neither are left out."""
     lists = read_split_lists(path)
@@ -262,9 +175,9 @@ def _apply_split_lists(
 
 def _open_class_folders(path: Path) -> Source:
     top = path / "images" if (path / "images").is_dir() else path
-    files = _index_files(top, leave_out=("masks",) if top == path else ())
+    files = index_files(top, leave_out=_BESIDE if top == path else ())
     folders = sorted(
-        f.name for f in top.iterdir() if f.is_dir() and not f.name.startswith(".") and f.name != "masks"
+        f.name for f in top.iterdir() if f.is_dir() and not f.name.startswith(".") and f.name not in _BESIDE
     )
     if not folders or not files.names:
         raise SourceError(str(path), [f"no labels.csv and no class folders with pictures: {_LAYOUTS}"])
@@ -312,7 +225,7 @@ def _list_class_folders(top: Path, folders: Sequence[str], by_split: bool) -> se
 
 def _build_source(
     path: Path,
-    files: _Files,
+    files: Files,
     entries: Sequence[_Entry],
     *,
     classes: tuple[str, ...],
@@ -325,7 +238,9 @@ def _build_source(
     if problems and not classes:
         raise SourceError(str(path), problems)
     check_classes(str(path), classes)
-    find_mask, mask_remarks = _index_masks(path / "masks", [entry.name for entry in entries])
+    names = [entry.name for entry in entries]
+    find_mask, mask_remarks = index_maps(path / "masks", names)
+    find_saliency, saliency_remarks = index_maps(path / "saliency", names)
     position = {name: k for k, name in enumerate(classes)}
     records = []
     for entry in entries:
@@ -333,12 +248,13 @@ def _build_source(
         image_labels[[position[name] for name in entry.class_names if name in position]] = True
         records.append(
             Record(
-                id=_compose(_strip_suffix(entry.name)).replace("/", "__"),
+                id=compose(strip_suffix(entry.name)).replace("/", "__"),
                 split=entry.split if entry.split in SPLITS else "",
                 image_labels=image_labels,
                 name=(files.root / entry.name).relative_to(path).as_posix(),
                 picture=files.root / entry.name,
                 mask=find_mask(entry.name),
+                saliency=find_saliency(entry.name),
             )
         )
     records.sort(key=lambda record: record.id)
@@ -350,10 +266,11 @@ def _build_source(
         records=tuple(records),
         reader=FolderReader(),
         gt_available=any(record.mask is not None for record in records),
+        saliency_available=any(record.saliency is not None for record in records),
         problems=tuple(problems),
         without_row=tuple(without_row),
         without_class=tuple(entry.name for entry in entries if not entry.class_names),
-        remarks=(*remarks, *mask_remarks),
+        remarks=(*remarks, *mask_remarks, *saliency_remarks),
     )
 
 
@@ -368,28 +285,11 @@ def _find_clashes(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def _index_masks(root: Path, names: Sequence[str]) -> tuple[Callable[[str], Path | None], list[str]]:
-    """Index ``masks/``; a mask has its picture's path with the suffix png."""
-    if not root.is_dir():
-        return (lambda _: None), []
-    found = {_compose(_strip_suffix(m)): m for m in sorted(_walk(root)) if m.lower().endswith(".png")}
-    wanted = {_compose(_strip_suffix(name)) for name in names}
-    remarks = [f"masks/{mask}: belongs to no picture" for stem, mask in found.items() if stem not in wanted]
-    strangers = sorted(m for m in _walk(root) if not m.lower().endswith(".png"))
-    remarks += [f"masks/{name}: is no PNG, left out" for name in strangers]
-
-    def find(name: str) -> Path | None:
-        mask = found.get(_compose(_strip_suffix(name)))
-        return None if mask is None else root / mask
-
-    return find, remarks
-
-
 def _fingerprint(source: Source) -> str:
     """Digest names, labels, splits, and size and time of every file, so that no stale shard is reused."""
     digest = hashlib.sha256(repr(source.classes).encode())
     for record in source.records:
-        stats = [f.stat() for f in (record.picture, record.mask) if isinstance(f, Path)]
+        stats = [f.stat() for f in (record.picture, record.mask, record.saliency) if isinstance(f, Path)]
         marks = [(s.st_size, s.st_mtime_ns) for s in stats]
         digest.update(repr((record.id, record.split, record.image_labels.tolist(), marks)).encode())
     return digest.hexdigest()

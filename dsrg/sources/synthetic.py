@@ -118,6 +118,9 @@ class SyntheticReader(Reader):
         """Draw one picture: (size, size, 3) uint8."""
         return draw_image(self.plan(record), size=self.size)
 
+    def read_saliency(self, record: Record) -> None:
+        """Drawn scenes come without saliency maps."""
+
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Draw one mask: (size, size) uint8."""
         return draw_gt_label(self.plan(record), size=self.size)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 from tiny_project import (
     NUM_TRAIN,
     NUM_VAL,
@@ -24,6 +25,7 @@ from tiny_project import (
 from dsrg.labels import list_present
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
 from tasks.__main__ import main
+from tasks.errors import UserError
 
 LABELS = {
     "data/cues.zarr": "cue",
@@ -49,6 +51,7 @@ def test_every_stage_leaves_its_outputs_and_nothing_half_done(tiny_run: Path) ->
     metrics += [f"rounds/{key}/{name}" for key in ("1", "2") for name in ("train", "evaluate")]
     expected = [
         "data/images.zarr",
+        "data/saliency.zarr",
         "data/truth.zarr",
         *list_outputs(params),
         "data/rounds/1/panels/train.png",
@@ -99,6 +102,30 @@ def test_pictures_without_classes_are_background(tiny_run: Path, images: ImageSt
     cams = ScoreStore(tiny_run / "data/cams.zarr", "cam", stage="cams")
     for row in empty:
         assert (cams.read(row, 9, (images.canvas, images.canvas)) == 0).all()
+
+
+def test_background_cues_from_saliency(tiny_run: Path, tmp_path: Path, images: ImageStore) -> None:
+    workspace = copy_workspace(tiny_run, tmp_path)
+    params = build_params(cues={"background": "saliency", "saliency_threshold": 0.5})
+    with pytest.raises(UserError, match=r"`data/saliency.zarr` holds no maps: put .* cues.background=cam"):
+        run_stage(params, workspace, "cues")
+    group = zarr.open_group(tmp_path / "data/saliency.zarr", mode="r+")
+    group.attrs["available"] = True
+    left = np.full((len(images), images.canvas, images.canvas), 255, np.uint8)
+    left[:, :, : images.canvas // 4] = 0
+    group["saliency"][:] = left
+    run_stage(params, workspace, "cues")
+    before = LabelStore(tiny_run / "data/cues.zarr", "cue", stage="cues")
+    after = LabelStore(tmp_path / "data/cues.zarr", "cue", stage="cues")
+    for row in images.index.rows("train"):
+        size = images.index.sizes[row]
+        cue, old = after.read(row, size), before.read(row, size)
+        if not images.index.image_labels[row].any():
+            assert (cue == 0).all()
+            continue
+        foreground = (old != 0) & (old != 255)
+        salient = left[row, : size[0], : size[1]] == 255
+        np.testing.assert_array_equal(cue, np.where(foreground, old, np.where(salient, 255, 0)))
 
 
 def test_seeds_hold_the_cues_and_every_class_has_some(tiny_run: Path, images: ImageStore) -> None:
@@ -170,8 +197,6 @@ def test_thresholded_cues_work_as_well(tiny_run: Path, tmp_path: Path, images: I
 
 
 def test_no_picture_with_a_class_is_one_clear_line(tiny_run: Path, tmp_path: Path) -> None:
-    import zarr
-
     from tasks.errors import UserError
 
     workspace = copy_workspace(tiny_run, tmp_path)

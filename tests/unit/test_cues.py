@@ -9,7 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from tiny_data import CRF
 
-from dsrg.cues import choose_exponent, mark_peak, pick_by_agreement, pick_by_threshold, sharpen_cams
+from dsrg.cues import (
+    choose_exponent,
+    mark_peak,
+    pick_by_agreement,
+    pick_by_threshold,
+    sharpen_cams,
+    take_background,
+)
 
 NO_CRF: dict[str, Any] = {**CRF, "bilateral_weight": 0.0, "gaussian_weight": 0.0}
 
@@ -129,6 +136,23 @@ def test_a_peak_takes_pixels_of_another_object_only_where_it_has_no_other() -> N
     assert cue.tolist() == [[5, 5, 3, 3]]
     mark_peak(cue, scale(["x000"]), 4)
     assert cue.tolist() == [[4, 5, 3, 3]]
+
+
+def test_background_comes_from_saliency_and_foreground_stays() -> None:
+    cue = np.array([[2, 2, 0, 255]], np.uint8)
+    saliency = np.array([[0, 255, 200, 10]], np.uint8)
+    taken = take_background(cue, saliency, np.array([0, 2]), saliency_threshold=0.1)
+    assert draw(taken) == ["22.0"]
+    assert draw(cue) == ["220."]
+    edge = take_background(cue, np.full((1, 4), 51, np.uint8), np.array([0, 2]), saliency_threshold=0.2)
+    assert draw(edge) == ["22.."]  # 51 of 255 is not under 0.2
+
+
+def test_a_picture_without_classes_needs_no_saliency() -> None:
+    cue = np.zeros((1, 2), np.uint8)
+    assert draw(
+        take_background(cue, np.full((1, 2), 255, np.uint8), np.array([0]), saliency_threshold=0.1)
+    ) == ["00"]
 
 
 def test_a_cam_of_zeros_has_no_peak() -> None:

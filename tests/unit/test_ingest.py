@@ -12,36 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_data import hash_tree
-from tiny_folder import draw_picture, write_data
+from tiny_folder import CANVAS, build_params, draw_picture, write_data
 
 from dsrg.sources import SourceError
 from dsrg.store import ImageStore, LabelStore
 from tasks import ingest
 from tasks.__main__ import main
-from tasks.params import Params, read_params
+from tasks.params import read_params
 from tasks.workspace import Workspace
 
-CANVAS = 64
 Ingest = Callable[..., Path]
-
-
-def build_params(project_root: Path, data: Path, *, workers: int = 1, **ingest_values: Any) -> Params:
-    params = read_params(project_root / "params.yaml")
-    source = params.source.model_copy(update={"kind": "folder", "path": str(data)})
-    values = {
-        "canvas": CANVAS,
-        "strict": False,
-        "near_duplicate_bits": 4,
-        "val_fraction": 0.25,
-        **ingest_values,
-    }
-    return params.model_copy(
-        update={
-            "source": source,
-            "ingest": params.ingest.model_copy(update=values),
-            "compute": params.compute.model_copy(update={"workers": workers}),
-        }
-    )
 
 
 @pytest.fixture
@@ -141,6 +121,24 @@ def test_a_mask_fits_the_picture_as_exif_turns_it(tmp_path: Path, run_ingest: In
     (data / "images" / "p01.png").unlink()
     Image.fromarray(draw_picture(1, 32, 24)).save(data / "images" / "p01.jpg", exif=exif)
     assert ImageStore(run_ingest(data) / "data" / "images.zarr").index.sizes[1].tolist() == [24, 32]
+
+
+def test_saliency_maps_are_stored_beside_the_truth(tmp_path: Path, run_ingest: Ingest) -> None:
+    data = write_data(tmp_path / "data", masks=False)
+    (data / "saliency").mkdir()
+    map_ = np.arange(24 * 32, dtype=np.uint16).reshape(24, 32).astype(np.uint8)
+    Image.fromarray(map_).save(data / "saliency" / "p01.png")
+    root = run_ingest(data)
+    saliency = LabelStore(root / "data" / "saliency.zarr", "saliency", stage="ingest")
+    assert saliency.attributes["available"]
+    np.testing.assert_array_equal(saliency.read(1, (24, 32)), map_)
+    assert (saliency.read(0, (24, 32)) == 255).all()
+    assert read_report(root)["saliency"]["missing"]["count"] == 5
+    truth = LabelStore(root / "data" / "truth.zarr", "gt_label", stage="ingest")
+    assert not truth.attributes["available"]
+    images = hash_tree(root / "data" / "images.zarr")
+    shutil.rmtree(data / "saliency")
+    assert hash_tree(run_ingest(data, "without") / "data" / "images.zarr") == images
 
 
 def test_without_masks_the_truth_is_empty(tmp_path: Path, run_ingest: Ingest) -> None:
@@ -282,15 +280,18 @@ def test_one_error_lists_all_bad_files(tmp_path: Path, run_ingest: Ingest) -> No
     Image.fromarray(np.full((24, 32), 9, np.uint8)).save(data / "masks" / "p05.png")
     Image.fromarray(np.zeros((24, 32, 3), np.uint8)).save(data / "masks" / "p06.png")
     (data / "masks" / "p07.png").write_bytes(b"")
+    (data / "saliency").mkdir()
+    Image.fromarray(np.zeros((9, 32), np.uint8)).save(data / "saliency" / "p05.png")
     with pytest.raises(SourceError) as caught:
         run_ingest(data)
     headline, *lines = str(caught.value).splitlines()
-    assert headline == f"`{data}` has 8 problems:"
+    assert headline == f"`{data}` has 9 problems:"
     wanted = [
         "labels.csv line 5 (`p03`): no such picture in `images`: add it, or remove the line",
         "images/p00.png: cannot be decoded (",
         "images/p01.png: is empty (0 bytes)",
         "images/p02.png: is no picture, or of an unknown format",
+        "saliency/p05.png: is 9 x 32 pixels, its picture 24 x 32 (height x width): make them equal",
         "masks/p04.png: is 32 x 24 pixels, its picture 24 x 32 (height x width): make them equal",
         "masks/p05.png: holds 9: ids go from 0 to 2 (2 classes), 255 is ignored",
         "masks/p06.png: is a RGB picture: a mask is an 8-bit palette or greyscale PNG that holds class ids",

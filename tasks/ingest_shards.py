@@ -1,0 +1,153 @@
+"""One shard of pictures, masks or saliency maps: decoded, checked, brought to the canvas, written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dsrg.duplicates import hash_image
+from dsrg.image import (
+    DecodeError,
+    fit_size,
+    place_on_canvas,
+    scale_image,
+    scale_label_map,
+)
+from dsrg.labels import IGNORE_INDEX
+from dsrg.sources import Reader, Record
+from dsrg.sources.checks import check_gt_label, check_size, list_held
+from dsrg.store import write_rows
+
+Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one picture, mask or saliency map; sizes are (height, width), None where it is broken.
+
+    Attributes
+    ----------
+    problem : str
+        One line that begins with the file, or empty.
+    digest : str
+        Of its pixels on the canvas.
+    size, original_size : (2,) list of int or None
+    look : int
+        Perceptual hash (pictures only).
+    held : list of int or None
+        Class ids in the mask, or None if there is no mask (masks only).
+    """
+
+    problem: str = ""
+    digest: str = ""
+    size: Sequence[int] | None = None
+    original_size: Sequence[int] | None = None
+    look: int = 0
+    held: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard's work: everything a worker needs, nothing more.
+
+    Attributes
+    ----------
+    unit : str
+        Name of the finished-shard mark.
+    store : Path
+    rows : slice
+    records : tuple of Record
+    reader : Reader
+    canvas : int
+    outcomes : tuple of Outcome
+        What became of the pictures (maps only).
+    num_classes : int
+        ``C``, background included (maps only).
+    """
+
+    unit: str
+    store: Path
+    rows: slice
+    records: tuple[Record, ...]
+    reader: Reader
+    canvas: int
+    outcomes: tuple[Outcome, ...] = ()
+    num_classes: int = 0
+
+
+def write_image_shard(job: ShardJob) -> list[Outcome]:
+    """Decode the pictures of one shard and write it; broken pictures stay black."""
+    block = np.zeros((len(job.records), job.canvas, job.canvas, 3), np.uint8)
+    outcomes = []
+    for slot, record in zip(block, job.records, strict=True):
+        try:
+            image = job.reader.read_image(record)
+        except DecodeError as error:
+            outcomes.append(Outcome(problem=f"{record.name}: {error}"))
+            continue
+        size = fit_size(image.shape[:2], job.canvas)
+        scaled = scale_image(image, size)
+        slot[:] = place_on_canvas(scaled, job.canvas, fill=0)
+        outcomes.append(
+            Outcome(
+                digest=hashlib.sha256(slot.tobytes()).hexdigest(),
+                size=size,
+                original_size=image.shape[:2],
+                look=hash_image(scaled),
+            )
+        )
+    write_rows(job.store, "image", job.rows, block)
+    return outcomes
+
+
+def write_truth_shard(job: ShardJob) -> list[Outcome]:
+    """Decode the masks of one shard, check and write them; where there is none all stays 255."""
+
+    def read(record: Record, size: Sequence[int] | None) -> NDArray[np.uint8] | None:
+        gt_label = job.reader.read_gt_label(record)
+        if gt_label is not None:
+            check_gt_label(gt_label, size, num_classes=job.num_classes)
+        return gt_label
+
+    return _write_maps(job, "gt_label", read, lambda record: _name_map("masks", record.mask, record))
+
+
+def write_saliency_shard(job: ShardJob) -> list[Outcome]:
+    """Decode the saliency maps of one shard, check and write them; where there is none all stays 255."""
+
+    def read(record: Record, size: Sequence[int] | None) -> NDArray[np.uint8] | None:
+        saliency = job.reader.read_saliency(record)
+        if saliency is not None:
+            check_size(saliency, size)
+        return saliency
+
+    return _write_maps(job, "saliency", read, lambda record: _name_map("saliency", record.saliency, record))
+
+
+def _name_map(folder: str, file: Path | None, record: Record) -> str:
+    return f"{folder} of {record.name}" if file is None else f"{folder}/{file.name}"
+
+
+def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], str]) -> list[Outcome]:
+    block = np.full((len(job.records), job.canvas, job.canvas), IGNORE_INDEX, np.uint8)
+    outcomes = []
+    for slot, record, picture in zip(block, job.records, job.outcomes, strict=True):
+        try:
+            found = read(record, picture.original_size)
+        except DecodeError as error:
+            outcomes.append(Outcome(problem=f"{name(record)}: {error}"))
+            continue
+        if found is None or picture.size is None:
+            outcomes.append(Outcome())
+            continue
+        slot[:] = place_on_canvas(scale_label_map(found, picture.size), job.canvas, fill=IGNORE_INDEX)
+        digest = hashlib.sha256(slot.tobytes()).hexdigest()
+        held = list_held(found) if array == "gt_label" else None
+        outcomes.append(Outcome(digest=digest, held=held))
+    write_rows(job.store, array, job.rows, block)
+    return outcomes
