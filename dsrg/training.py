@@ -109,6 +109,7 @@ def fit(
     batch_size: int,
     poly_power: float,
     warmup_steps: int,
+    clip_norm: float,
     frozen_norms: nn.Module | None,
     device: str,
     precision: Precision,
@@ -132,6 +133,8 @@ def fit(
         The learning rate falls as ``(1 - t / steps) ** poly_power``.
     warmup_steps : int
         It first rises linearly over so many steps.
+    clip_norm : float
+        Gradients of a larger norm, over all weights, are scaled down to it; 0 leaves them.
     frozen_norms : nn.Module or None
         The part whose batch norms keep their statistics.
     device : {"auto", "cpu", "cuda"}
@@ -192,6 +195,8 @@ def fit(
             )
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(value)
+        if clip_norm:
+            fabric.clip_gradients(wrapped, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         optimizer.step()
         if on_step is not None:
             seconds = time.perf_counter() - began

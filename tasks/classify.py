@@ -71,6 +71,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                     batch_size=settings.batch_size,
                     poly_power=0.9,
                     warmup_steps=steps // 20,
+                    clip_norm=settings.clip_norm,
                     frozen_norms=classifier.backbone,
                     device=params.compute.device,
                     precision=params.compute.precision,

@@ -181,6 +181,7 @@ def fit_segmenter(
             batch_size=settings.batch_size,
             poly_power=settings.poly_power,
             warmup_steps=steps // 20,
+            clip_norm=settings.clip_norm,
             frozen_norms=segmenter.backbone,
             device=params.compute.device,
             precision=params.compute.precision,

@@ -96,6 +96,7 @@ class Classify(Section):
     lr: Rate = Field(description="learning rate of the trunk")
     head_lr_multiplier: float = Field(gt=0, le=1000, description="learning rate of new layers over lr")
     weight_decay: float = Field(ge=0, le=1, description="weight decay")
+    clip_norm: float = Field(ge=0, le=1e6, description="largest norm of a step's gradients; 0 = no limit")
     min_scale: float = Field(gt=0, le=1, description="smallest share of a picture's area in a crop")
     random_seed: Seed = Field(description="order, crops and initial weights")
 
@@ -137,6 +138,7 @@ class Train(Section):
     head_lr_multiplier: float = Field(gt=0, le=1000, description="learning rate of new layers over lr")
     momentum: float = Field(ge=0, lt=1, description="SGD momentum")
     weight_decay: float = Field(ge=0, le=1, description="weight decay")
+    clip_norm: float = Field(ge=0, le=1e6, description="largest norm of a step's gradients; 0 = no limit")
     poly_power: float = Field(ge=0, le=10, description="lr falls as (1 - step/steps)^this")
     min_scale: Scale = Field(description="smallest random scale of a picture")
     max_scale: Scale = Field(description="largest random scale of a picture")

@@ -58,6 +58,7 @@ def train(checkpoint: Path | None = None, **changes: Any) -> Classifier:
         "batch_size": 4,
         "poly_power": 0.9,
         "warmup_steps": 2,
+        "clip_norm": 0.0,
         "frozen_norms": None,
         "device": "cpu",
         "precision": "32-true",
@@ -164,6 +165,7 @@ def test_frozen_norms_keep_their_statistics_but_learn_their_scale() -> None:
         batch_size=4,
         poly_power=0.9,
         warmup_steps=0,
+        clip_norm=0.0,
         frozen_norms=model.backbone,
         device="cpu",
         precision="32-true",
@@ -178,6 +180,16 @@ def test_frozen_norms_keep_their_statistics_but_learn_their_scale() -> None:
     assert not torch.equal(after["stages.norm.weight"], before["stages.norm.weight"])
     free = train(steps=2)
     assert int(free.state_dict()["backbone.stages.norm.num_batches_tracked"]) == 2
+
+
+def test_long_gradients_are_scaled_down_and_short_ones_left() -> None:
+    start = read_weights(train(steps=0))
+    free, loose = read_weights(train(steps=1)), read_weights(train(steps=1, clip_norm=1e6))
+    short = read_weights(train(steps=1, clip_norm=1e-3))
+    assert all(torch.equal(free[name], loose[name]) for name in free)
+    weights = [name for name, _ in train(steps=0).named_parameters()]
+    moved = sum(float((free[name] - start[name]).abs().sum()) for name in weights)
+    assert 0 < sum(float((short[name] - start[name]).abs().sum()) for name in weights) < 0.1 * moved
 
 
 def test_freezing_reaches_the_norms_of_timm() -> None:
