@@ -28,7 +28,7 @@ from tasks.workspace import Workspace
 
 METRICS = "metrics/baseline.json"
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-EXPONENTS = (0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
+EXPONENTS = (0.5, 1.0, 2.0, 4.0, 8.0)
 _ROWS_PER_JOB = 8
 
 
@@ -40,8 +40,8 @@ class SweepJob:
     ----------
     images, truth, cams, cues : Path
     rows : tuple of int
-    crf : dict
-        Settings of `dsrg.crf.refine_probs`.
+    crfs : tuple of R dict
+        Settings of `dsrg.crf.refine_probs`; each is tried with every exponent.
     """
 
     images: Path
@@ -49,24 +49,24 @@ class SweepJob:
     cams: Path
     cues: Path
     rows: tuple[int, ...]
-    crf: dict[str, Any]
+    crfs: tuple[dict[str, Any], ...]
 
 
 @dataclass
 class SweepCounts:
-    """Pixel counts by threshold (T, C, C + 1), by exponent (E, C, C + 1), and of cues (C, C + 1)."""
+    """Pixel counts by threshold (T, C, C + 1), by CRF and exponent (R, E, C, C + 1), of cues (C, C + 1)."""
 
     thresholds: NDArray[np.int64]
     exponents: NDArray[np.int64]
     cues: NDArray[np.int64]
 
     @classmethod
-    def zeros(cls, num_classes: int) -> SweepCounts:
+    def zeros(cls, num_classes: int, num_crfs: int) -> SweepCounts:
         """Start counting."""
         table = (num_classes, num_classes + 1)
         return cls(
             np.zeros((len(THRESHOLDS), *table), np.int64),
-            np.zeros((len(EXPONENTS), *table), np.int64),
+            np.zeros((num_crfs, len(EXPONENTS), *table), np.int64),
             np.zeros(table, np.int64),
         )
 
@@ -80,8 +80,8 @@ class SweepCounts:
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
     """Score the best single-threshold CAM, CAM + CRF and the cues on the train split.
 
-    Thresholds and exponents are picked by the truth and called oracles: no training could know
-    them, and none is told.
+    Threshold, exponent and CRF (that of the cues or that of the pseudo-labels) are picked by the truth
+    and called oracles: no training could know them, and none is told.
 
     Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/cams.zarr``, ``data/cues.zarr``
     Writes: ``metrics/baseline.json``
@@ -94,14 +94,18 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         console.say("no true masks: nothing to score CAMs and cues against")
         return
     rows = [int(row) for row in index.rows("train")]
+    crfs = {"cues": params.cues.crf, "refine": params.refine.crf}
+    if crfs["cues"] == crfs["refine"]:
+        del crfs["refine"]
+    settings = tuple(crf.model_dump() for crf in crfs.values())
     jobs = [
-        SweepJob(**paths, rows=tuple(rows[start : start + _ROWS_PER_JOB]), crf=params.cues.crf.model_dump())
+        SweepJob(**paths, rows=tuple(rows[start : start + _ROWS_PER_JOB]), crfs=settings)
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]
-    counts = SweepCounts.zeros(index.num_classes)
+    counts = SweepCounts.zeros(index.num_classes, len(crfs))
     for part in map_shards(sweep_rows, jobs, workers=params.compute.workers, description="baseline"):
         counts.add(part)
-    summary = summarise_sweep(counts, index.classes, images=len(rows))
+    summary = summarise_sweep(counts, index.classes, crf_names=tuple(crfs), images=len(rows))
     workspace.write_json(METRICS, summary)
     with tracking.study_run(workspace, params) as tracker:
         tracker.log_metrics(
@@ -122,7 +126,7 @@ def sweep_rows(job: SweepJob) -> SweepCounts:
     cues = LabelStore(job.cues, "cue", stage="cues")
     cams = ScoreStore(job.cams, "cam", stage="cams")
     stride = int(cams.attributes["stride"])
-    counts = SweepCounts.zeros(index.num_classes)
+    counts = SweepCounts.zeros(index.num_classes, len(job.crfs))
     for row in job.rows:
         size = index.sizes[row]
         ids = list_present(index.image_labels[row])[1:]
@@ -132,50 +136,64 @@ def sweep_rows(job: SweepJob) -> SweepCounts:
         counts.thresholds += sweep_thresholds(
             scaled, ids, gt_label, thresholds=THRESHOLDS, num_classes=classes
         )
-        counts.exponents += sweep_exponents(
-            scaled,
-            ids,
-            images.read_image(row),
-            gt_label,
-            exponents=EXPONENTS,
-            num_classes=classes,
-            crf=job.crf,
-        )
+        image = images.read_image(row)
+        for number, crf in enumerate(job.crfs):
+            counts.exponents[number] += sweep_exponents(
+                scaled, ids, image, gt_label, exponents=EXPONENTS, num_classes=classes, crf=crf
+            )
         counts.cues += count_pixels(gt_label, cues.read(row, size), num_classes=classes)
     return counts
 
 
-def summarise_sweep(counts: SweepCounts, classes: Sequence[str], *, images: int) -> dict[str, Any]:
+def summarise_sweep(
+    counts: SweepCounts, classes: Sequence[str], *, crf_names: Sequence[str], images: int
+) -> dict[str, Any]:
     """Summarise the counts: the best of each sweep, every value of it, and the cues' quality."""
-    threshold, cam, by_threshold = _pick_best(counts.thresholds, THRESHOLDS, classes)
-    exponent, cam_crf, by_exponent = _pick_best(counts.exponents, EXPONENTS, classes)
+    thresholds = [summarise_predictions(table, classes) for table in counts.thresholds]
+    exponents = [
+        [summarise_predictions(table, classes) for table in of_one_crf] for of_one_crf in counts.exponents
+    ]
+    threshold = _find_best([found["miou"] for found in thresholds])
+    crf, exponent = divmod(
+        _find_best([found["miou"] for of_one_crf in exponents for found in of_one_crf]), len(EXPONENTS)
+    )
     return {
         "available": True,
         "images": images,
-        "cam": {**cam, "oracle_threshold": threshold, "miou_by_threshold": by_threshold},
-        "cam_crf": {**cam_crf, "oracle_exponent": exponent, "miou_by_exponent": by_exponent},
+        "cam": {
+            **thresholds[threshold],
+            "oracle_threshold": THRESHOLDS[threshold],
+            "miou_by_threshold": _name_values(THRESHOLDS, thresholds),
+        },
+        "cam_crf": {
+            **exponents[crf][exponent],
+            "oracle_crf": crf_names[crf],
+            "oracle_exponent": EXPONENTS[exponent],
+            "miou_by_exponent": {
+                name: _name_values(EXPONENTS, of_one_crf)
+                for name, of_one_crf in zip(crf_names, exponents, strict=True)
+            },
+        },
         "cues": summarise_labels(counts.cues, classes),
     }
 
 
-def _pick_best(
-    counts: NDArray[np.int64], values: Sequence[float], classes: Sequence[str]
-) -> tuple[float, dict[str, Any], dict[str, float]]:
-    summaries = [summarise_predictions(table, classes) for table in counts]
-    miou = [summary["miou"] for summary in summaries]
-    best = int(np.nanargmax(miou)) if not np.isnan(miou).all() else 0
-    return (
-        values[best],
-        summaries[best],
-        {f"{value:g}": found for value, found in zip(values, miou, strict=True)},
-    )
+def _find_best(miou: Sequence[float]) -> int:
+    return int(np.nanargmax(miou)) if not np.isnan(miou).all() else 0
+
+
+def _name_values(values: Sequence[float], summaries: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {f"{value:g}": found["miou"] for value, found in zip(values, summaries, strict=True)}
 
 
 def _show(summary: dict[str, Any]) -> None:
     cam, cam_crf, cues = summary["cam"], summary["cam_crf"], summary["cues"]
     rows = [
         (f"best CAM threshold {cam['oracle_threshold']:g} (by truth)", _percent(cam["miou"])),
-        (f"CAM + CRF, exponent {cam_crf['oracle_exponent']:g} (by truth)", _percent(cam_crf["miou"])),
+        (
+            f"CAM + CRF of {cam_crf['oracle_crf']}, exponent {cam_crf['oracle_exponent']:g} (by truth)",
+            _percent(cam_crf["miou"]),
+        ),
         ("cues: all labelled", _percent(cues["all"]["coverage"])),
         ("cues: foreground precision", _percent(cues["foreground"]["precision"])),
         ("cues: foreground recall", _percent(cues["foreground"]["recall"])),

@@ -148,8 +148,8 @@ def write_page(
             "",
             f"\\* Chosen by the truth, to be the strongest baseline there is: threshold "
             f"{baseline['cam']['oracle_threshold']:g}, exponent {baseline['cam_crf']['oracle_exponent']:g} "
-            "of the background score (1 - CAM)^exponent. Numbers are rounds; the reference is the same net "
-            "trained on the true masks.",
+            f"of the background score (1 - CAM)^exponent, the CRF of `{baseline['cam_crf']['oracle_crf']}`. "
+            "Numbers are rounds; the reference is the same net trained on the true masks.",
             "",
         ]
     else:

@@ -177,9 +177,22 @@ def test_baseline_scores_cams_and_cues(tmp_path: Path, params: Params) -> None:
     }
     assert found["cues"]["unlabelled_excluded"]["miou"] == 1.0
     assert 0.5 < found["cam"]["miou"] == max(found["cam"]["miou_by_threshold"].values())
-    assert found["cam_crf"]["miou"] == max(found["cam_crf"]["miou_by_exponent"].values())
+    refined = found["cam_crf"]
+    assert set(refined["miou_by_exponent"]) == {"cues", "refine"}
+    assert refined["miou"] == max(max(of_one.values()) for of_one in refined["miou_by_exponent"].values())
+    best = refined["miou_by_exponent"][refined["oracle_crf"]][f"{refined['oracle_exponent']:g}"]
+    assert best == refined["miou"]
+
     assert len(found["cam"]["miou_by_threshold"]) == 19
     assert found["cam"]["miou_by_threshold"][f"{found['cam']['oracle_threshold']:g}"] == found["cam"]["miou"]
+
+
+def test_baseline_tries_a_crf_only_once(tmp_path: Path, params: Params) -> None:
+    workspace = fill_workspace(tmp_path)
+    same = params.model_copy(update={"refine": params.refine.model_copy(update={"crf": params.cues.crf})})
+    baseline.run(same, workspace)
+    found = read_json(workspace, "metrics/baseline.json")
+    assert set(found["cam_crf"]["miou_by_exponent"]) == {"cues"}
 
 
 @pytest.fixture
