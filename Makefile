@@ -6,6 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_TEST := $(VENV)/.installed-test
+# Python compiles a module when it is first imported: compiling all 150 packages would double the set-up
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check -q --no-compile -c constraints.txt
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -44,9 +46,9 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e .
+	$(INSTALL) -e .
 	@touch $@
 
 $(READY_TEST): pyproject.toml constraints.txt $(READY)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[test]'
+	$(INSTALL) -e '.[test]'
 	@touch $@

@@ -13,7 +13,7 @@ def prefect_server() -> Iterator[None]:
     """A temporary Prefect server and database, thrown away afterwards."""
     from prefect.testing.utilities import prefect_test_harness
 
-    with prefect_test_harness(server_startup_timeout=180):
+    with prefect_test_harness(server_startup_timeout=600):
         yield
 
 

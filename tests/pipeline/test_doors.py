@@ -13,7 +13,7 @@ from tiny_project import build_params, hash_outputs, list_outputs, write_params
 from toy_project import copy_project, run_dvc
 
 # mlflow's own imports warn, version by version
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
 
 
 def run_dsrg(root: Path, *arguments: str) -> str:

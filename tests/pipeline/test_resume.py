@@ -24,6 +24,7 @@ from tiny_project import (
 from tasks.workspace import StageWork
 
 SHARD = 4
+PATIENCE = 900  # seconds; a stage takes ten on a quiet machine
 QUIET = (
     "import contextlib\n"
     "from tasks import tracking\n"
@@ -45,7 +46,7 @@ PAUSE = (
 
 def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None:
     """Kill a process without warning as soon as `ready` is true."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + PATIENCE
     while not ready():
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -56,7 +57,7 @@ def kill_when(process: subprocess.Popen[str], ready: Callable[[], bool]) -> None
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output
     return output
 

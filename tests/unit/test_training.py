@@ -1,4 +1,4 @@
-"""The training loop and what each network learns from."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from tiny_data import CRF, build_tiny_backbone
+from tiny_data import build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dsrg.models.classifier import Classifier
-from dsrg.models.segmenter import Segmenter
-from dsrg.objectives import LabelLoss, SeedingLoss, classification_loss, refine_on_grid, shrink_label_maps
+from dsrg.objectives import classification_loss
 from dsrg.training import Progress, TrainingError, build_optimizer, choose_device, fit, freeze_batch_norm
 
 STEPS = 6
@@ -220,191 +218,3 @@ def test_new_layers_learn_faster_and_only_kernels_are_decayed() -> None:
 def test_auto_is_a_device_that_is_there() -> None:
     assert choose_device("cpu") == torch.device("cpu")
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-# -- label maps on the grid --------------------------------------------------------------------
-
-
-def draw(text: str) -> NDArray[np.uint8]:
-    """Digits are classes, a dot is unlabelled."""
-    rows = text.split()
-    return np.array([[255 if letter == "." else int(letter) for letter in row] for row in rows], np.uint8)
-
-
-def shrink(text: str, grid: tuple[int, int]) -> str:
-    planes = shrink_label_maps(torch.from_numpy(draw(text).astype(np.int64))[None], grid, num_classes=3)
-    assert planes.dtype == torch.bool
-    assert int(planes.sum(1).max()) <= 1
-    labelled = planes[0].any(0)
-    classes = planes[0].int().argmax(0)
-    return " ".join(
-        "".join(str(int(c)) if known else "." for c, known in zip(row, row_known, strict=True))
-        for row, row_known in zip(classes, labelled, strict=True)
-    )
-
-
-@pytest.mark.parametrize(
-    ("label_map", "grid", "expected"),
-    [
-        ("0011 0011 2222 2222", (2, 2), "01 22"),
-        ("01.. 112. 0... ....", (2, 2), "1. .."),  # three of four; one of four
-        ("1... 1..2 .... ..22", (2, 2), "1. .2"),  # two of four: the class wins the tie
-        (".... .... .... ....", (2, 2), ".. .."),
-        ("012 012 012", (3, 3), "012 012 012"),
-        ("001122", (1, 3), "012"),
-        ("0 1 2", (3, 1), "0 1 2"),
-    ],
-)
-def test_a_cell_takes_what_most_of_its_pixels_are(
-    label_map: str, grid: tuple[int, int], expected: str
-) -> None:
-    assert shrink(label_map, grid) == expected
-
-
-def test_a_tie_of_classes_goes_to_the_lower_one() -> None:
-    assert shrink("21 21", (1, 1)) == "1"
-
-
-def test_absent_classes_get_nothing_on_the_grid() -> None:
-    generator = torch.Generator().manual_seed(0)
-    probs = torch.softmax(torch.rand(2, 4, 6, 5, generator=generator), dim=1)
-    images = torch.rand(2, 3, 24, 20, generator=generator)
-    refined = refine_on_grid(probs, images, [np.array([0, 2]), np.array([0])], crf=CRF)
-    assert refined.shape == probs.shape
-    assert refined.dtype == torch.float32
-    assert not refined.requires_grad
-    assert float(refined[0, [1, 3]].abs().max()) == 0
-    assert float(refined[1, 1:].abs().max()) == 0
-    torch.testing.assert_close(refined.sum(1), torch.ones(2, 6, 5))
-
-
-# -- losses ------------------------------------------------------------------------------------
-
-
-def build_segmenter() -> Segmenter:
-    torch.manual_seed(0)
-    return Segmenter(
-        build_tiny_backbone(),
-        num_classes=3,
-        aspp_channels=6,
-        aspp_rates=(1, 2),
-        aspp_separable=True,
-        dropout=0.0,
-        skip_channels=4,
-        input_size=32,
-    ).eval()
-
-
-def make_batch(label_maps: Tensor, image_labels: list[list[int]]) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(len(label_maps), 3, 32, 32, generator=generator)
-    valid = torch.ones(label_maps.shape, dtype=torch.bool)
-    return [images, label_maps, torch.tensor(image_labels, dtype=torch.bool), valid]
-
-
-def build_seeding(**changes: Any) -> SeedingLoss:
-    settings: dict[str, Any] = {
-        "num_classes": 3,
-        "fg_threshold": 0.85,
-        "bg_threshold": 0.99,
-        "grow_on": "probs",
-        "boundary_weight": 1.0,
-        "crf": CRF,
-    }
-    return SeedingLoss(**{**settings, **changes})
-
-
-def measure_gradients(model: nn.Module, loss: Tensor) -> list[float]:
-    model.zero_grad()
-    loss.backward()
-    return [float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None]
-
-
-UNLABELLED = torch.full((2, 32, 32), 255)
-
-
-def draw_cues() -> Tensor:
-    cues = UNLABELLED.clone()
-    cues[:, :8] = 0
-    cues[0, 16:24, 8:24] = 2
-    return cues
-
-
-@pytest.mark.parametrize("grow_on", ["probs", "refined"])
-@pytest.mark.parametrize("boundary_weight", [0.0, 1.0])
-def test_seeding_gives_a_finite_gradient_and_names_its_terms(grow_on: str, boundary_weight: float) -> None:
-    model = build_segmenter()
-    loss, terms = build_seeding(grow_on=grow_on, boundary_weight=boundary_weight)(
-        model, make_batch(draw_cues(), [[0, 1], [0, 0]])
-    )
-    assert math.isfinite(float(loss.detach()))
-    expected = {"seed_loss", "cue_share", "seed_share"} | ({"boundary_loss"} if boundary_weight else set())
-    assert set(terms) == expected
-    assert 0 < terms["cue_share"] <= terms["seed_share"] <= 1
-    gradients = measure_gradients(model, loss)
-    assert all(math.isfinite(value) for value in gradients)
-    assert sum(gradients) > 0
-
-
-@pytest.mark.parametrize("boundary_weight", [0.0, 1.0])
-def test_a_batch_without_any_cue_does_no_harm(boundary_weight: float) -> None:
-    model = build_segmenter()
-    loss, terms = build_seeding(boundary_weight=boundary_weight)(
-        model, make_batch(UNLABELLED, [[1, 1], [0, 0]])
-    )
-    assert terms["seed_loss"] == terms["cue_share"] == terms["seed_share"] == 0
-    assert all(math.isfinite(value) for value in measure_gradients(model, loss))
-
-
-def test_seeds_grow_as_far_as_the_network_is_sure() -> None:
-    class Sure(nn.Module):
-        """Says class 2 in the right half, background in the left."""
-
-        def forward(self, images: Tensor) -> Tensor:
-            logits = torch.zeros(len(images), 3, 8, 8)
-            logits[:, 2, :, 4:] = 20
-            logits[:, 0, :, :4] = 20
-            return logits.requires_grad_()
-
-    cues = UNLABELLED.clone()
-    cues[:, :4, 28:] = 2  # one cell in the corner
-    loss = build_seeding(boundary_weight=0.0)
-    _, terms = loss(Sure(), make_batch(cues, [[0, 1], [0, 1]]))
-    assert terms["cue_share"] == pytest.approx(1 / 64)
-    assert terms["seed_share"] == pytest.approx(0.5)
-    _, terms = loss(Sure(), make_batch(cues, [[0, 1], [1, 0]]))
-    assert terms["seed_share"] == pytest.approx((0.5 + 1 / 64) / 2)
-
-
-@pytest.mark.parametrize("boundary_weight", [0.0, 1.0])
-def test_later_rounds_learn_from_label_maps(boundary_weight: float) -> None:
-    model = build_segmenter()
-    loss, terms = LabelLoss(boundary_weight=boundary_weight, crf=CRF)(
-        model, make_batch(draw_cues(), [[0, 1], [0, 0]])
-    )
-    assert terms["cross_entropy"] == pytest.approx(math.log(3), abs=0.5)
-    assert ("boundary_loss" in terms) == bool(boundary_weight)
-    assert sum(measure_gradients(model, loss)) > 0
-
-
-def test_unlabelled_pictures_teach_nothing_in_later_rounds() -> None:
-    model = build_segmenter()
-    loss, terms = LabelLoss(boundary_weight=0.0, crf=CRF)(model, make_batch(UNLABELLED, [[1, 1], [0, 0]]))
-    assert terms["cross_entropy"] == 0
-    assert sum(measure_gradients(model, loss)) == 0
-
-
-def test_padding_neither_grows_nor_counts() -> None:
-    cues = torch.full((1, 32, 32), 255)
-    cues[:, 0, 0] = 0
-    batch = make_batch(cues, [[0, 0]])
-    batch[3][:, :, 16:] = False
-
-    class Sure(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.stack(
-                [torch.full((1, 32, 32), 20.0), torch.zeros(1, 32, 32), torch.zeros(1, 32, 32)], 1
-            )
-
-    _, terms = build_seeding(boundary_weight=0.0)(Sure(), batch)
-    assert terms["seed_share"] == pytest.approx(0.5)
