@@ -37,6 +37,7 @@ _BROKEN = (
     zlib.error,
     Image.DecompressionBombError,
 )
+_WAY_OUT = "put a whole one in its place, or take it out"
 
 
 class DecodeError(Exception):
@@ -107,7 +108,7 @@ def _open_decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """Open, check the size, decode, and turn upright; every failure becomes a DecodeError."""
     try:
         if path.stat().st_size == 0:
-            raise DecodeError("is empty (0 bytes)")
+            raise DecodeError(f"is empty (0 bytes): {_WAY_OUT}")
         with warnings.catch_warnings():
             # Our own limit below speaks; PIL's remarks on odd metadata concern no pixel.
             warnings.simplefilter("ignore")
@@ -122,9 +123,9 @@ def _open_decoded(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except FileNotFoundError as error:
         raise DecodeError("not found") from error
     except UnidentifiedImageError as error:
-        raise DecodeError("is no picture, or of an unknown format") from error
+        raise DecodeError(f"is no picture, or of an unknown format: {_WAY_OUT}") from error
     except _BROKEN as error:
-        raise DecodeError(f"cannot be decoded ({_describe(error)})") from error
+        raise DecodeError(f"cannot be decoded ({_describe(error)}): {_WAY_OUT}") from error
     yield upright
 
 

@@ -289,8 +289,8 @@ def test_one_error_lists_all_bad_files(tmp_path: Path, run_ingest: Ingest) -> No
     wanted = [
         "labels.csv line 5 (`p03`): no such picture in `images`: add it, or remove the line",
         "images/p00.png: cannot be decoded (",
-        "images/p01.png: is empty (0 bytes)",
-        "images/p02.png: is no picture, or of an unknown format",
+        "images/p01.png: is empty (0 bytes): put a whole one in its place, or take it out",
+        "images/p02.png: is no picture, or of an unknown format: put a whole one in its place, or",
         "saliency/p05.png: is 9 x 32 pixels, its picture 24 x 32 (height x width): make them equal",
         "masks/p04.png: is 32 x 24 pixels, its picture 24 x 32 (height x width): make them equal",
         "masks/p05.png: holds 9: ids go from 0 to 2 (2 classes), 255 is ignored",
@@ -360,7 +360,9 @@ def test_the_command_line_says_it_in_one_line(
     (tmp_path / "params.yaml").write_text(text)
     assert main(["ingest", "--root", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
-    assert error == f"error: `{data}`: images/p01.png: is empty (0 bytes)"
+    assert error == (
+        f"error: `{data}`: images/p01.png: is empty (0 bytes): put a whole one in its place, or take it out"
+    )
 
 
 def test_an_output_that_cannot_be_written(
