@@ -120,9 +120,10 @@ def guard(command: Callable[[], Any]) -> int:
         console.fail(str(error))
         return 2
     except OSError as error:
-        if not error.filename:
+        message = describe_os_error(error)
+        if message is None:
             raise
-        console.fail(describe_os_error(error))
+        console.fail(message)
         return 2
     return 0
 

@@ -118,9 +118,7 @@ def _describe(error: Exception) -> str | None:
     """Describe an error that a user can mend; None if it is a fault of the program."""
     if isinstance(error, UserError) or type(error).__module__.split(".")[0] == "dsrg":
         return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return describe_os_error(error)
-    return None
+    return describe_os_error(error) if isinstance(error, OSError) else None
 
 
 if __name__ == "__main__":

@@ -77,16 +77,17 @@ class StageWork:
             The output in its place.
         """
         (self.directory / _PUBLISHING).touch()
-        source, place = self.partial(name), self._root / target
-        _sync_tree(source)
+        place = self._root / target
         place.parent.mkdir(parents=True, exist_ok=True)
+        source = _bring_near(self.partial(name), place)
+        _sync_tree(source)
+        replaced = place.with_name(f".{place.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
         if place.is_dir() and not place.is_symlink():
-            old = self.directory / "replaced" / name
-            shutil.rmtree(old, ignore_errors=True)
-            old.parent.mkdir(parents=True, exist_ok=True)
-            place.rename(old)
+            place.rename(replaced)
         os.replace(source, place)
         _sync_folder(place.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
         return place
 
 
@@ -216,6 +217,28 @@ def _round_floats(values: Any) -> Any:
     if isinstance(values, float):
         return round(values, 6) if math.isfinite(values) else None
     return values
+
+
+def _bring_near(source: Path, place: Path) -> Path:
+    """Copy a finished output to the disk of its place where that is another one: renames cannot."""
+    if _share_disk(source, place.parent):
+        return source
+    near = place.with_name(f".{place.name}.partial")
+    try:
+        if source.is_dir():
+            shutil.rmtree(near, ignore_errors=True)
+            shutil.copytree(source, near)
+        else:
+            shutil.copyfile(source, near)
+    except shutil.Error as error:
+        shutil.rmtree(near, ignore_errors=True)
+        _, target, reason = error.args[0][0]
+        raise UserError(f"`{target}` cannot be written: {reason.partition(': ')[0]}") from None
+    return near
+
+
+def _share_disk(one: Path, other: Path) -> bool:
+    return one.stat().st_dev == other.stat().st_dev
 
 
 def _sync_tree(path: Path) -> None:

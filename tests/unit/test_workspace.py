@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,38 @@ def test_publishing_replaces_a_folder_whole(workspace: Workspace):
         (work.partial("cams.zarr") / "new").touch()
         work.publish("cams.zarr", "data/cams.zarr")
     assert [path.name for path in workspace.path("data/cams.zarr").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_publishing_to_another_disk(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, again: bool):
+    monkeypatch.setattr("tasks.workspace._share_disk", lambda one, other: False)
+    for content in ("old", "new")[: 1 + again]:
+        with workspace.stage("cams", fingerprint={}) as work:
+            (work.partial("cams.zarr") / "c").mkdir(parents=True)
+            (work.partial("cams.zarr") / "c" / content).write_text(content)
+            work.partial("model").write_text(content)
+            work.publish("cams.zarr", "data/cams.zarr")
+            work.publish("model", "data/model")
+    assert [path.name for path in workspace.path("data/cams.zarr/c").iterdir()] == [content]
+    assert workspace.path("data/model").read_text() == content
+    assert {path.name for path in workspace.path("data").iterdir()} == {"cams.zarr", "model"}
+
+
+def test_a_copy_to_another_disk_that_fails_names_its_file(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tasks.workspace._share_disk", lambda one, other: False)
+
+    def fail(source: Path, target: Path) -> None:
+        raise shutil.Error([(str(source), str(target / "c"), "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr("tasks.workspace.shutil.copytree", fail)
+    with workspace.stage("cams", fingerprint={}) as work:
+        work.partial("cams.zarr").mkdir()
+        (work.partial("cams.zarr") / "c").touch()
+        with pytest.raises(UserError, match=r"\.cams\.zarr\.partial/c` cannot be written: .*No space left"):
+            work.publish("cams.zarr", "data/cams.zarr")
+    assert not workspace.path("data/cams.zarr").exists()
 
 
 def test_killed_work_is_found_again(workspace: Workspace):
