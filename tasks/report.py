@@ -10,11 +10,12 @@ from typing import Any
 from dsrg.plots import draw_class_plot, draw_loss_plot, draw_round_plot
 from tasks import console
 from tasks.params import Params
+from tasks.plot_rows import LABELS, list_plots
 from tasks.workspace import Workspace
 
 SUMMARY = "metrics/summary.json"
+PLOTS = "metrics/plots"
 MLFLOW_COMMAND = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
-_LABELS = {"cues": "cues", "seeds": "seeds", "pseudo_labels": "pseudo-labels"}
 _POLICIES = {"as_background": "unlabelled_as_background", "excluded": "unlabelled_excluded"}
 _SHORT = ("", "mIoU", "known", "fg P", "fg R", "cover", "of ref")
 _COLUMNS = ("", "mIoU", "mIoU, labelled only", "fg precision", "fg recall", "coverage", "of reference")
@@ -26,7 +27,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     """Gather all metrics into a summary, a table and plots.
 
     Reads: ``metrics/*.json``, ``metrics/rounds/R/*.json``
-    Writes: ``metrics/summary.json``, ``reports/summary.md``, ``reports/*.png``
+    Writes: ``metrics/summary.json``, ``metrics/plots/*.json``, ``reports/summary.md``, ``reports/*.png``
     """
     found = read_metrics(workspace, params.round_keys)
     summary = summarise_run(found)
@@ -40,6 +41,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         text = write_page(found, rows, plots=plots, panels=panels)
         (folder / "summary.md").write_text(text, encoding="utf-8")
         workspace.write_json(SUMMARY, summary)
+        for name, points in list_plots(found).items():
+            workspace.write_json(f"{PLOTS}/{name}.json", points)
         work.publish("reports", "reports")
     print_scores(rows)
     console.say("report: reports/summary.md")
@@ -119,7 +122,7 @@ def list_rows(summary: Mapping[str, Any]) -> list[Row]:
     ]
     for key, scores in summary["rounds"].items():
         rows += [
-            _label_row(f"train {key} {_LABELS[kind]}", scores[kind]) for kind in ("seeds", "pseudo_labels")
+            _label_row(f"train {key} {LABELS[kind]}", scores[kind]) for kind in ("seeds", "pseudo_labels")
         ]
     for key, scores in summary["rounds"].items():
         val = scores["val"]

@@ -10,9 +10,29 @@ from ruamel.yaml import YAML
 from source_code import FLOORS, INFRASTRUCTURE, collect_code
 
 from tasks.__main__ import STAGES
+from tasks.plot_rows import list_plots
 from tasks.schema import SYNTHETIC_PATH
 
 TRUTH = "data/truth.zarr"
+FOREGROUND = {"foreground": {"precision": 0.9, "recall": 0.5}}
+SCORED: dict[str, Any] = {
+    "baseline": {"cues": FOREGROUND},
+    "rounds": {
+        "1": {
+            "train": {"loss": [{"step": 3, "loss": 2.0}, {"step": 6, "loss": 1.0}]},
+            "evaluate": {
+                "available": True,
+                "train": {
+                    kind: {**FOREGROUND, "unlabelled_as_background": {"miou": 0.7}}
+                    for kind in ("seeds", "pseudo_labels")
+                },
+                "val": {
+                    kind: {"miou": 0.6, "iou": {"background": 0.8, "cat": 0.4}} for kind in ("raw", "crf")
+                },
+            },
+        }
+    },
+}
 NO_RESULT = INFRASTRUCTURE | {"dsrg/__init__.py"}
 
 
@@ -77,6 +97,16 @@ def test_metrics_are_kept_in_git(graph: dict[str, Any]):
             for path, options in entry.items():
                 assert path.startswith("metrics/")
                 assert options == {"cache": False}
+
+
+def test_a_plot_names_columns_of_its_rows(graph: dict[str, Any], project_root: Path):
+    plots = {path: options for entry in graph["report"]["plots"] for path, options in entry.items()}
+    rows = list_plots(SCORED)
+    assert {f"metrics/plots/{name}.json" for name in rows} == set(plots)
+    for name, points in rows.items():
+        options = plots[f"metrics/plots/{name}.json"]
+        assert options["cache"] is False
+        assert {options["x"], options["y"]} <= set(points[0])
 
 
 def _list_metrics(spec: dict[str, Any]) -> list[str]:

@@ -58,6 +58,12 @@ def test_the_whole_method_through_both_doors(tmp_path: Path) -> None:
     assert "Running stage" not in said
     assert hash_outputs(root, list_outputs(params)) == before
 
+    run_dvc(root, "plots", "show", "--out", "drawn")
+    page = (root / "drawn" / "index.html").read_text()
+    for plot in ("loss", "miou_by_round", "iou_by_class", "label_quality"):
+        assert f"metrics_plots_{plot}_json" in page, plot
+    assert "val" in run_dvc(root, "metrics", "show", "metrics/summary.json")
+
     from mlflow import MlflowClient
 
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
