@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.labels import list_present
+from dsrg.scaling import scale_maps
 
 CAM_STRIDE = 4
+AFFINITY_STRIDE = 8
 
 
 def normalise_cams(activations: NDArray[np.float32], image_labels: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -34,6 +38,67 @@ def normalise_cams(activations: NDArray[np.float32], image_labels: NDArray[np.bo
     peaks = kept.max(axis=(1, 2), keepdims=True) if len(kept) else np.ones((0, 1, 1), np.float32)
     normalised: NDArray[np.float32] = kept / np.maximum(peaks, 1e-5)
     return normalised
+
+
+def spread_cams(
+    cams: NDArray[np.float32], features: Sequence[NDArray[np.float32]], *, power: float
+) -> NDArray[np.float32]:
+    """Spread CAMs over the cells that look alike: each cell gets the mean of all, weighted by affinity.
+
+    A classifier looks at the telling part of an object. The rest of the object has features like that
+    part's and the surroundings have others, so one step of a random walk along the affinities fills
+    objects and dries out what lies between them.
+
+    Parameters
+    ----------
+    cams : (P, h, w) float32
+        CAMs in [0, 1] of the present foreground classes. Not modified.
+    features : sequence of (C_i, rows, columns) float32
+        Feature maps on one grid; each counts the same, whatever its channels.
+    power : float
+        Over 0. The affinity of two cells is the cosine of their features (centred over the picture;
+        0 where negative) to this power: the larger, the more alike two cells must be.
+
+    Returns
+    -------
+    (P, h, w) float32
+        In [0, 1]: each map from 0 at its lowest to 1 at its highest cell; a map of one value becomes 0.
+
+    References
+    ----------
+    .. [1] Wang et al., "Self-supervised Equivariant Attention Mechanism for Weakly Supervised Semantic
+       Segmentation", CVPR 2020 (pixel correlation module: one step along rectified cosines).
+    """
+    if power <= 0:
+        raise ValueError(f"`power` must be over 0, got {power}")
+    if not len(cams):
+        return cams.copy()
+    grid = features[0].shape[1:]
+    directions = _normalise_cells(np.concatenate([_normalise_cells(_centre(maps)) for maps in features]))
+    affinity = np.maximum(directions.T @ directions, 0) ** np.float32(power)
+    # A cell without features (all of them at the picture's mean) is like nothing, itself included.
+    affinity[np.diag_indices_from(affinity)] = 1
+    affinity /= affinity.sum(axis=1, keepdims=True)
+    flat = scale_maps(cams, grid).reshape(len(cams), -1)
+    spread = scale_maps((flat @ affinity.T).reshape(len(cams), *grid), cams.shape[1:])
+    low = spread.min(axis=(1, 2), keepdims=True)
+    reach = spread.max(axis=(1, 2), keepdims=True) - low
+    stretched: NDArray[np.float32] = np.where(reach > 1e-5, (spread - low) / np.maximum(reach, 1e-5), 0)
+    return stretched.astype(np.float32, copy=False)
+
+
+def _centre(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Flatten (C, rows, columns) to (C, cells) and subtract each channel's mean over the picture."""
+    flat = maps.reshape(len(maps), -1)
+    centred: NDArray[np.float32] = flat - flat.mean(axis=1, keepdims=True)
+    return centred
+
+
+def _normalise_cells(flat: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale every column of (C, cells) to length 1; a column of zeros stays."""
+    lengths = np.linalg.norm(flat, axis=0, keepdims=True)
+    scaled: NDArray[np.float32] = flat / np.maximum(lengths, 1e-6)
+    return scaled
 
 
 def add_background(cams: NDArray[np.float32], *, exponent: float) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from dsrg.models.backbones import Backbone
 from dsrg.models.classifier import Classifier
 from dsrg.models.segmenter import Segmenter
 from dsrg.store import count_cells
@@ -114,6 +115,48 @@ def activate_views(
         device=device,
     )
     return maps.cpu().numpy()
+
+
+def describe_images(
+    backbone: Backbone,
+    images: NDArray[np.uint8],
+    *,
+    long_side: int,
+    cells: Sequence[int],
+    device: torch.device,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Compute a backbone's shallow and deep features of pictures of one size, on one grid.
+
+    Parameters
+    ----------
+    backbone : Backbone
+        In evaluation mode, on `device`.
+    images : (B, H, W, 3) uint8
+    long_side : int
+        Pictures are enlarged or shrunk to this longer side.
+    cells : (rows, columns)
+        Size of the maps returned.
+
+    Returns
+    -------
+    shallow : (B, S, rows, columns) float32
+        Means over the cells.
+    deep : (B, D, rows, columns) float32
+        Interpolated.
+    """
+    grid = (int(cells[0]), int(cells[1]))
+
+    def encode(view: Tensor) -> Tensor:
+        shallow, deep = backbone(view)
+        pooled = functional.adaptive_avg_pool2d(shallow, grid)
+        deep = functional.interpolate(deep, size=grid, mode="bilinear", align_corners=False)
+        return torch.cat([pooled, deep], dim=1)
+
+    maps = average_over_views(
+        encode, images, long_side=long_side, scales=(1.0,), flip=False, cells=cells, device=device
+    )
+    shallow, deep = np.split(maps.cpu().numpy(), [backbone.shallow_channels], axis=1)
+    return shallow, deep
 
 
 def predict_batch(

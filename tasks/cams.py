@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrg.cam import CAM_STRIDE, normalise_cams
-from dsrg.inference import activate_views
+from dsrg.cam import AFFINITY_STRIDE, CAM_STRIDE, normalise_cams, spread_cams
+from dsrg.inference import activate_views, describe_images
 from dsrg.models import load_classifier, read_model_digest
-from dsrg.store import ImageStore
+from dsrg.store import ImageStore, count_cells
 from dsrg.training import choose_device
 from tasks.params import Params
 from tasks.score_maps import fill_score_store
@@ -17,7 +17,7 @@ from tasks.workspace import Workspace
 
 
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
-    """Compute CAMs at several scales, mirrored too, one shard after the other.
+    """Compute CAMs at several scales, mirrored too, and spread them over what looks alike.
 
     Reads: ``data/images.zarr``, ``data/classifier.safetensors``.
     Writes: ``data/cams.zarr``.
@@ -47,7 +47,19 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             device=device,
         )
         pairs = zip(rows, activations, strict=True)
-        return [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
+        cams = [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
+        if settings.affinity_power == 0:
+            return cams
+        features = describe_images(
+            classifier.backbone,
+            pictures,
+            long_side=round(settings.size * max(settings.scales)),
+            cells=count_cells(pictures.shape[1:3], AFFINITY_STRIDE),
+            device=device,
+        )
+        triples = zip(cams, *features, strict=True)
+        power = settings.affinity_power
+        return [spread_cams(cam, (shallow, deep), power=power) for cam, shallow, deep in triples]
 
     with workspace.stage("cams", fingerprint=fingerprint) as work:
         fill_score_store(

@@ -210,7 +210,7 @@ def start_segmenter(spec: SegmenterSpec, *, init: str, file: Path, weights: str)
     segmenter = spec.build(weights=weights if init == "imagenet" else "none")
     if init == "classifier":
         classifier, _ = load_classifier(file, output_stride=spec.output_stride)
-        segmenter.backbone.load_state_dict(classifier.backbone.state_dict())
+        segmenter.backbone.stages.load_state_dict(classifier.backbone.stages.state_dict())
     elif init == "previous":
         segmenter.load_state_dict(load_segmenter(file)[0].state_dict())
     return segmenter

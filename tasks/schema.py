@@ -109,6 +109,7 @@ class Cams(Section):
     scales: Scales = Field(description="input scales that are averaged")
     flip: bool = Field(description="average with the mirrored picture")
     normalisation: Literal["max"] = Field(description="each map is divided by its largest value")
+    affinity_power: float = Field(ge=0, le=64, description="spread over cells that look alike; 0 = off")
 
 
 class Cues(Section):

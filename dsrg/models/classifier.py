@@ -24,7 +24,7 @@ class Classifier(nn.Module):
     def __init__(self, backbone: Backbone, *, num_foreground: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Conv2d(backbone.deep_channels, num_foreground, 1, bias=False)
+        self.head = nn.Conv2d(backbone.top_channels, num_foreground, 1, bias=False)
         nn.init.normal_(self.head.weight, std=0.01)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -34,5 +34,5 @@ class Classifier(nn.Module):
     def activate(self, images: Tensor) -> Tensor:
         """Compute the class activations before pooling, ``(B, K, h, w)``."""
         _, deep = self.backbone(images)
-        activations: Tensor = self.head(deep)
+        activations: Tensor = self.head(self.backbone.top(deep))
         return activations

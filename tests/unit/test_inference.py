@@ -14,6 +14,7 @@ from torch import Tensor
 from dsrg.inference import (
     activate_views,
     average_over_views,
+    describe_images,
     group_by_size,
     predict_batch,
     predict_probs,
@@ -125,6 +126,22 @@ def test_activations_lie_on_a_grid_of_the_picture_and_are_not_negative() -> None
     assert maps.shape == (2, 2, 11, 16)
     assert maps.dtype == np.float32
     assert maps.min() >= 0
+
+
+def test_features_of_both_depths_lie_on_one_grid() -> None:
+    torch.manual_seed(0)
+    backbone, images = build_tiny_backbone().eval(), draw_pictures(40, 64)
+    shallow, deep = describe_images(backbone, images, long_side=64, cells=(5, 8), device=CPU)
+    assert shallow.shape == (2, backbone.shallow_channels, 5, 8)
+    assert deep.shape == (2, backbone.deep_channels, 5, 8)
+    with torch.inference_mode():
+        fine, _ = backbone(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+    step = fine.shape[-1] // 8
+    np.testing.assert_allclose(
+        shallow[0, :, 1, 2],
+        fine[0, :, step : 2 * step, 2 * step : 3 * step].mean(dim=(1, 2)).numpy(),
+        atol=1e-5,
+    )
 
 
 @pytest.mark.parametrize("size", [(40, 64), (64, 40), (33, 57)])
