@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from dsrg.labels import list_present
 from dsrg.scaling import scale_maps
+from dsrg.store import count_cells
 
 CAM_STRIDE = 4
-AFFINITY_STRIDE = 8
+_AFFINITY_STRIDE = 8
+_AFFINITY_CELLS = 64
 
 
 def normalise_cams(activations: NDArray[np.float32], image_labels: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -85,6 +87,20 @@ def spread_cams(
     reach = spread.max(axis=(1, 2), keepdims=True) - low
     stretched: NDArray[np.float32] = np.where(reach > 1e-5, (spread - low) / np.maximum(reach, 1e-5), 0)
     return stretched.astype(np.float32, copy=False)
+
+
+def choose_affinity_grid(size: Sequence[int]) -> tuple[int, int]:
+    """Choose the grid that affinities are computed on: cells of 8 pixels, coarser over 512 pixels.
+
+    Affinities need memory for every pair of cells; at most 64 x 64 of them take 67 MB.
+
+    Examples
+    --------
+    >>> choose_affinity_grid((240, 320)), choose_affinity_grid((1024, 768))
+    ((30, 40), (64, 48))
+    """
+    stride = _AFFINITY_STRIDE * -(-max(size) // (_AFFINITY_STRIDE * _AFFINITY_CELLS))
+    return count_cells(size, stride)
 
 
 def _centre(maps: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrg.cam import AFFINITY_STRIDE, CAM_STRIDE, normalise_cams, spread_cams
+from dsrg.cam import CAM_STRIDE, choose_affinity_grid, normalise_cams, spread_cams
 from dsrg.inference import activate_views, describe_images
 from dsrg.models import load_classifier, read_model_digest
-from dsrg.store import ImageStore, count_cells
+from dsrg.store import ImageStore
 from dsrg.training import choose_device
 from tasks.params import Params
 from tasks.score_maps import fill_score_store
@@ -54,7 +54,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             classifier.backbone,
             pictures,
             long_side=round(settings.size * max(settings.scales)),
-            cells=count_cells(pictures.shape[1:3], AFFINITY_STRIDE),
+            cells=choose_affinity_grid(pictures.shape[1:3]),
             device=device,
         )
         triples = zip(cams, *features, strict=True)
