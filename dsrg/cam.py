@@ -76,13 +76,16 @@ def spread_cams(
     if not len(cams):
         return cams.copy()
     grid = features[0].shape[1:]
-    directions = _normalise_cells(np.concatenate([_normalise_cells(_centre(maps)) for maps in features]))
-    affinity = np.maximum(directions.T @ directions, 0) ** np.float32(power)
+    # Sums of float32 come out otherwise on another number of threads; in float64 the rounding hides it.
+    wide = [maps.astype(np.float64) for maps in features]
+    directions = _normalise_cells(np.concatenate([_normalise_cells(_centre(maps)) for maps in wide]))
+    affinity = np.maximum(directions.T @ directions, 0) ** power
     # A cell without features (all of them at the picture's mean) is like nothing, itself included.
     affinity[np.diag_indices_from(affinity)] = 1
     affinity /= affinity.sum(axis=1, keepdims=True)
     flat = scale_maps(cams, grid).reshape(len(cams), -1)
-    spread = scale_maps((flat @ affinity.T).reshape(len(cams), *grid), cams.shape[1:])
+    walked = (flat @ affinity.T).astype(np.float32)
+    spread = scale_maps(walked.reshape(len(cams), *grid), cams.shape[1:])
     low = spread.min(axis=(1, 2), keepdims=True)
     reach = spread.max(axis=(1, 2), keepdims=True) - low
     stretched: NDArray[np.float32] = np.where(reach > 1e-5, (spread - low) / np.maximum(reach, 1e-5), 0)
@@ -92,7 +95,7 @@ def spread_cams(
 def choose_affinity_grid(size: Sequence[int]) -> tuple[int, int]:
     """Choose the grid that affinities are computed on: cells of 8 pixels, coarser over 512 pixels.
 
-    Affinities need memory for every pair of cells; at most 64 x 64 of them take 67 MB.
+    Affinities need memory for every pair of cells; at most 64 x 64 of them take 134 MB.
 
     Examples
     --------
@@ -103,17 +106,17 @@ def choose_affinity_grid(size: Sequence[int]) -> tuple[int, int]:
     return count_cells(size, stride)
 
 
-def _centre(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+def _centre(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Flatten (C, rows, columns) to (C, cells) and subtract each channel's mean over the picture."""
     flat = maps.reshape(len(maps), -1)
-    centred: NDArray[np.float32] = flat - flat.mean(axis=1, keepdims=True)
+    centred: NDArray[np.float64] = flat - flat.mean(axis=1, keepdims=True)
     return centred
 
 
-def _normalise_cells(flat: NDArray[np.float32]) -> NDArray[np.float32]:
+def _normalise_cells(flat: NDArray[np.float64]) -> NDArray[np.float64]:
     """Scale every column of (C, cells) to length 1; a column of zeros stays."""
     lengths = np.linalg.norm(flat, axis=0, keepdims=True)
-    scaled: NDArray[np.float32] = flat / np.maximum(lengths, 1e-6)
+    scaled: NDArray[np.float64] = flat / np.maximum(lengths, 1e-6)
     return scaled
 
 
