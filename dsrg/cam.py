@@ -89,7 +89,7 @@ def spread_cams(
     low = spread.min(axis=(1, 2), keepdims=True)
     reach = spread.max(axis=(1, 2), keepdims=True) - low
     stretched: NDArray[np.float32] = np.where(reach > 1e-5, (spread - low) / np.maximum(reach, 1e-5), 0)
-    return stretched.astype(np.float32, copy=False)
+    return stretched
 
 
 def choose_affinity_grid(size: Sequence[int]) -> tuple[int, int]:

@@ -122,7 +122,7 @@ def describe_images(
     images: NDArray[np.uint8],
     *,
     long_side: int,
-    cells: Sequence[int],
+    cells: tuple[int, int],
     device: torch.device,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Compute a backbone's shallow and deep features of pictures of one size, on one grid.
@@ -144,12 +144,11 @@ def describe_images(
     deep : (B, D, rows, columns) float32
         Interpolated.
     """
-    grid = (int(cells[0]), int(cells[1]))
 
     def encode(view: Tensor) -> Tensor:
         shallow, deep = backbone(view)
-        pooled = functional.adaptive_avg_pool2d(shallow, grid)
-        deep = functional.interpolate(deep, size=grid, mode="bilinear", align_corners=False)
+        pooled = functional.adaptive_avg_pool2d(shallow, cells)
+        deep = functional.interpolate(deep, size=cells, mode="bilinear", align_corners=False)
         return torch.cat([pooled, deep], dim=1)
 
     maps = average_over_views(

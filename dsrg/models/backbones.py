@@ -35,15 +35,20 @@ class Backbone(nn.Module):
         Their channels.
     output_stride : int
         Pixels per cell of the deep features.
-    top : nn.Module, optional
-        The pretrained layers between the deep features and the ImageNet classifier, where the network
-        has some: a classifier reads classes from what they make of the deep features.
-    top_channels : int, optional
-        Channels after `top`; without one, `deep_channels`.
     mean, std : tuple of 3 float
         Normalisation the weights were trained with, for RGB in [0, 1].
+
+    Attributes
+    ----------
+    top : nn.Module
+        The pretrained layers between the deep features and the ImageNet classifier, the identity where
+        there are none: a classifier reads classes from what they make of the deep features.
+    top_channels : int
+        Channels after `top`.
     """
 
+    top: nn.Module
+    top_channels: int
     mean: Tensor
     std: Tensor
 
@@ -54,15 +59,12 @@ class Backbone(nn.Module):
         shallow_channels: int,
         deep_channels: int,
         output_stride: int,
-        top: nn.Module | None = None,
-        top_channels: int | None = None,
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
     ) -> None:
         super().__init__()
         self.stages = stages
-        self.top = nn.Identity() if top is None else top
-        self.top_channels = deep_channels if top_channels is None else top_channels
+        self.replace_top(nn.Identity(), channels=deep_channels)
         self.shallow_channels = shallow_channels
         self.deep_channels = deep_channels
         self.output_stride = output_stride
@@ -73,6 +75,11 @@ class Backbone(nn.Module):
         """Encode RGB images in [0, 1], ``(B, 3, H, W)`` float."""
         shallow, deep = self.stages((images - self.mean) / self.std)
         return shallow, deep
+
+    def replace_top(self, top: nn.Module, *, channels: int) -> None:
+        """Let classes be read from `top` of the deep features, which returns so many channels."""
+        self.top = top
+        self.top_channels = channels
 
 
 def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
@@ -122,16 +129,8 @@ def _create_lite0(output_stride: int, weights: str) -> Backbone:
         _load_in_order(nn.ModuleList([trunk.stages, top]), _read_lite0_package())
     elif weights != "none":
         _load_by_name(top, read_state_dict(Path(weights)), weights)
-    return Backbone(
-        trunk.stages,
-        shallow_channels=trunk.shallow_channels,
-        deep_channels=trunk.deep_channels,
-        output_stride=trunk.output_stride,
-        top=top,
-        top_channels=_LITE0_TOP,
-        mean=tuple(trunk.mean.flatten().tolist()),
-        std=tuple(trunk.std.flatten().tolist()),
-    )
+    trunk.replace_top(top, channels=_LITE0_TOP)
+    return trunk
 
 
 def _read_lite0_package() -> dict[str, Tensor]:

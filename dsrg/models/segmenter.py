@@ -43,7 +43,7 @@ class Segmenter(nn.Module):
         input_size: int,
     ) -> None:
         super().__init__()
-        backbone.top = nn.Identity()
+        backbone.replace_top(nn.Identity(), channels=backbone.deep_channels)
         self.backbone = backbone
         self.input_size = input_size
         self.aspp = Aspp(
