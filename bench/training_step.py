@@ -1,8 +1,8 @@
 """Time the parts of a CPU training step of round 1: ``python -m bench.training_step``.
 
 One step as params.yaml has it (backbone, crop, batch), on random pictures and cues of three present
-classes; growing and the CRF are timed inside the step they belong to. Writes
-``bench/training_step.json``.
+classes; growing and the CRF are timed inside the step they belong to. The same step, with batch norms
+that are not folded into convolutions, is timed in turn with it. Writes ``bench/training_step.json``.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from unittest import mock
 
 import numpy as np
 import torch
 
 import dsrg.objectives
+from dsrg.models import Segmenter, SegmenterSpec
 from dsrg.objectives import SeedingLoss
-from dsrg.training import build_optimizer
+from dsrg.training import build_optimizer, freeze_batch_norm
 from tasks.fitting import describe_segmenter
 from tasks.params import read_params
 
@@ -34,10 +36,9 @@ def main() -> None:
     torch.manual_seed(0)
     classes = tuple(f"class{number}" for number in range(1, CLASSES))
     spec = describe_segmenter(params, classes)
-    segmenter = spec.build(weights="none").train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = build_optimizer(
-        segmenter, [segmenter.aspp], lr=1e-4, head_lr_multiplier=10, momentum=0.9, weight_decay=1e-4
-    )
+    folded = _build(spec)
+    with mock.patch("dsrg.models.folding.fold_norms"):
+        plain = _build(spec)
     loss = SeedingLoss(
         num_classes=CLASSES,
         fg_threshold=settings.fg_threshold,
@@ -50,23 +51,41 @@ def main() -> None:
     dsrg.objectives.grow_seeds_batch = _clock(dsrg.objectives.grow_seeds_batch, spent, "growing")  # type: ignore[attr-defined]
     dsrg.objectives.refine_batch = _clock(dsrg.objectives.refine_batch, spent, "crf")  # type: ignore[attr-defined]
     batch = _draw_batch(settings.batch_size, settings.crop_size)
-    whole = 0.0
-    for step in range(STEPS + 1):
-        if step == 1:  # the first step compiles and allocates
-            spent.update(growing=0.0, crf=0.0)
-            whole = 0.0
-        began = time.perf_counter()
-        value, _ = loss(segmenter, batch)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        optimizer.step()
-        whole += time.perf_counter() - began
-    rows = {"step": whole, "crf": spent["crf"], "growing": spent["growing"]}
+    plain_seconds = _time_step(plain, loss, batch)  # the first steps compile and allocate
+    folded_seconds = _time_step(folded, loss, batch)
+    spent.update(growing=0.0, crf=0.0)
+    plain_seconds = folded_seconds = 0.0
+    for _ in range(STEPS):
+        before = dict(spent)
+        plain_seconds += _time_step(plain, loss, batch)
+        spent.update(before)
+        folded_seconds += _time_step(folded, loss, batch)
+    rows = {"step": folded_seconds, **spent, "unfolded": plain_seconds}
     print(f"{params.backbone.name}, crop {settings.crop_size}, batch {settings.batch_size}, {STEPS} steps")
     for name, seconds in rows.items():
-        print(f"{name:<8} {1000 * seconds / STEPS:9.1f} ms  {seconds / whole:7.2%}")
-    result = {name: {"ms": 1000 * s / STEPS, "share": s / whole} for name, s in rows.items()}
+        print(f"{name:<8} {1000 * seconds / STEPS:9.1f} ms  {seconds / folded_seconds:7.2%}")
+    result = {name: {"ms": 1000 * s / STEPS, "share": s / folded_seconds} for name, s in rows.items()}
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _build(spec: SegmenterSpec) -> Segmenter:
+    """Build a segmenter in training mode, the trunk's norms frozen as in training."""
+    segmenter = spec.build(weights="none").train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    freeze_batch_norm(segmenter.backbone)
+    return cast(Segmenter, segmenter)
+
+
+def _time_step(segmenter: Segmenter, loss: SeedingLoss, batch: list[torch.Tensor]) -> float:
+    """Time forward, backward and the optimizer, in seconds."""
+    optimizer = build_optimizer(
+        segmenter, [segmenter.aspp], lr=1e-4, head_lr_multiplier=10, momentum=0.9, weight_decay=1e-4
+    )
+    began = time.perf_counter()
+    value, _ = loss(segmenter, batch)
+    value.backward()
+    optimizer.step()
+    segmenter.zero_grad(set_to_none=True)
+    return time.perf_counter() - began
 
 
 def _draw_batch(batch_size: int, side: int) -> list[torch.Tensor]:

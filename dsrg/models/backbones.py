@@ -103,13 +103,19 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
     WeightsError
         The weights cannot be downloaded, found or fitted.
     """
+    from dsrg.models.folding import fold_norms  # imports timm, which takes seconds
+
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"`output_stride` must be one of {OUTPUT_STRIDES}, got {output_stride}")
     if name.startswith("timm:"):
-        return _create_timm(name.removeprefix("timm:"), output_stride, weights)
-    if name not in BACKBONES:
+        backbone = _create_timm(name.removeprefix("timm:"), output_stride, weights)
+    elif name in BACKBONES:
+        backbone = BACKBONES[name](output_stride, weights)
+    else:
         raise ValueError(f"unknown backbone {name!r}: choose {', '.join(BACKBONES)} or timm:NAME")
-    return BACKBONES[name](output_stride, weights)
+    picture = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    fold_norms(backbone, lambda: backbone.top(backbone(picture)[1]))
+    return backbone
 
 
 def _create_lite0(output_stride: int, weights: str) -> Backbone:

@@ -1,0 +1,136 @@
+"""Batch norms with fixed statistics, folded into the convolutions before them.
+
+Such a norm is affine, channel by channel: scaling the convolution's weights instead of its output gives
+the same values and the same gradients with one pass over the activations less. It happens while the norm
+is in evaluation mode; in training mode nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from timm.layers.conv2d_same import Conv2dSame, conv2d_same
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+
+
+class _ScaledConv(nn.Conv2d):
+    """A convolution that does the work of its norm where the norm's statistics are fixed."""
+
+    norm_after: tuple[nn.BatchNorm2d]  # in a tuple, so that it is not registered a second time
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm_after[0].training:
+            return super().forward(x)
+        return cast(Tensor, self._conv_forward(x, *_scale(self, self.norm_after[0])))
+
+
+class _ScaledConvSame(Conv2dSame):
+    """The same for timm's convolution with TensorFlow's padding."""
+
+    norm_after: tuple[nn.BatchNorm2d]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.norm_after[0].training:
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+        weight, bias = _scale(self, self.norm_after[0])
+        settings = (self.stride, self.padding, self.dilation, self.groups)
+        return cast(Tensor, conv2d_same(x, weight, bias, *settings))  # type: ignore[arg-type]
+
+
+class _FoldedNorm(nn.BatchNorm2d):
+    """A norm that leaves its work to the convolution before it where its statistics are fixed."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if self.training else x
+
+
+class _FoldedNormAct(BatchNormAct2d):
+    """The same for timm's norm with an activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return cast(Tensor, super().forward(x))  # type: ignore[no-untyped-call]
+        return cast(Tensor, self.act(self.drop(x)))
+
+
+_CONVS: dict[type, type] = {nn.Conv2d: _ScaledConv, Conv2dSame: _ScaledConvSame}
+_NORMS: dict[type, type] = {nn.BatchNorm2d: _FoldedNorm, BatchNormAct2d: _FoldedNormAct}
+
+
+def fold_norms(module: nn.Module, run: Callable[[], Tensor]) -> int:
+    """Let convolutions do the work of the batch norms right after them.
+
+    Names, shapes and values of parameters and statistics stay as they are, so state dicts do as well.
+    Which norm reads which convolution is seen in one run; a second run proves that the output is the same,
+    and where it is not, because something else reads a convolution too, `module` is left as it was.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Changed in place: classes of its convolutions and norms are replaced by subclasses.
+    run : callable
+        Runs `module` on some input and returns its output. Called in evaluation mode.
+
+    Returns
+    -------
+    int
+        Norms folded. Others (of another kind, or not right after a convolution) work as before.
+    """
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad():
+            pairs, before = _find_pairs(module, run)
+            for conv, norm in pairs.items():
+                conv.norm_after = (norm,)  # type: ignore[assignment]
+                conv.__class__, norm.__class__ = _CONVS[type(conv)], _NORMS[type(norm)]
+            if torch.allclose(before, run(), rtol=1e-3, atol=1e-3 * float(before.abs().max())):
+                return len(pairs)
+            for conv, norm in pairs.items():
+                del conv.norm_after
+                conv.__class__, norm.__class__ = type(conv).__base__, type(norm).__base__  # type: ignore[assignment]
+            return 0
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _scale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Compute weights and bias of a convolution that include the norm after it."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
+    return conv.weight * scale.view(-1, 1, 1, 1), norm.bias - mean * scale
+
+
+def _find_pairs(
+    module: nn.Module, run: Callable[[], Tensor]
+) -> tuple[dict[nn.Conv2d, nn.BatchNorm2d], Tensor]:
+    """Find norms that are given the very output of a convolution; and the output of the run."""
+    made: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # with the tensor: its number is its own while it lives
+    pairs: dict[nn.Conv2d, nn.BatchNorm2d] = {}
+
+    def note_output(conv: nn.Module, _: object, output: Tensor) -> None:
+        made[id(output)] = (cast(nn.Conv2d, conv), output)
+
+    def note_input(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        norm = cast(nn.BatchNorm2d, norm)
+        if id(inputs[0]) in made and norm.affine and norm.track_running_stats:
+            pairs[made[id(inputs[0])][0]] = norm
+
+    hooks = []
+    for part in module.modules():
+        if type(part) in _CONVS:
+            hooks.append(part.register_forward_hook(note_output))
+        elif type(part) in _NORMS:
+            hooks.append(part.register_forward_pre_hook(note_input))
+    try:
+        output = run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return pairs, output
