@@ -28,7 +28,7 @@ from tasks.workspace import Workspace
 
 METRICS = "metrics/baseline.json"
 THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
-EXPONENTS = (0.5, 1.0, 2.0, 4.0, 8.0)
+EXPONENTS = (0.25, 0.5, 1.0, 2.0, 4.0)
 _ROWS_PER_JOB = 8
 
 
