@@ -103,8 +103,6 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
     WeightsError
         The weights cannot be downloaded, found or fitted.
     """
-    from dsrg.models.folding import fold_norms  # imports timm, which takes seconds
-
     if output_stride not in OUTPUT_STRIDES:
         raise ValueError(f"`output_stride` must be one of {OUTPUT_STRIDES}, got {output_stride}")
     if name.startswith("timm:"):
@@ -113,6 +111,9 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
         backbone = BACKBONES[name](output_stride, weights)
     else:
         raise ValueError(f"unknown backbone {name!r}: choose {', '.join(BACKBONES)} or timm:NAME")
+
+    from dsrg.models.folding import fold_norms  # imports timm, which takes seconds
+
     picture = torch.linspace(0, 1, 3 * 64 * 64).view(1, 3, 64, 64)
     fold_norms(backbone, lambda: backbone.top(backbone(picture)[1]))
     return backbone
