@@ -96,6 +96,8 @@ def _set(values: Any, setting: str, file: str) -> None:
         if not isinstance(place, dict):
             raise UserError(f"{file}: `{'.'.join(sections[: depth + 1])}` is no section (in --set {setting})")
     old = place.get(last)
+    if isinstance(old, float) and type(value) is int:
+        value = float(value)  # 1 for 1.0 means the same, but would not be found in DVC's run cache
     if isinstance(old, list) and isinstance(value, list):
         old[:] = value
     else:

@@ -16,21 +16,13 @@ from flows.stages import conclude, run_stage
 from tasks.params import check_source, read_params
 
 
-def name_run() -> str:
-    """Name a run after its data and rounds: ``butterfly10-r2``."""
-    params = read_params(Path(runtime.flow_run.parameters["root"]) / "params.yaml")
-    data = "synthetic" if params.source.kind == "synthetic" else Path(params.source.path).name
-    return f"{data}-r{len(params.rounds)}"
-
-
-@flow(name="dsrg", flow_run_name=name_run, validate_parameters=True)
-def run_pipeline(root: str = ".") -> State:
-    """Pictures with image-level labels in; pseudo-labels of every round and a segmenter out.
+def chain_stages(root: str) -> dict[str, State]:
+    """Run every stage after those it reads from; return how each ended.
 
     Parameters
     ----------
     root : str
-        Folder with ``params.yaml`` and ``dvc.yaml``, as an absolute path or relative to the current one.
+        Folder with ``params.yaml`` and ``dvc.yaml``.
     """
     params = read_params(Path(root) / "params.yaml")
     check_source(params, Path(root))
@@ -61,4 +53,22 @@ def run_pipeline(root: str = ".") -> State:
     baseline = run("baseline", ingest, cams, cues)
     reference = run("reference", ingest, classify)
     run("report", ingest, classify, cues, *scores, baseline, reference)
-    return conclude(Path(root), states)
+    return states
+
+
+def name_run() -> str:
+    """Name a run after its data and rounds: ``butterfly10-r2``."""
+    params = read_params(Path(runtime.flow_run.parameters["root"]) / "params.yaml")
+    return f"{params.source.name}-r{len(params.rounds)}"
+
+
+@flow(name="dsrg", flow_run_name=name_run, validate_parameters=True)
+def run_pipeline(root: str = ".") -> State:
+    """Pictures with image-level labels in; pseudo-labels of every round and a segmenter out.
+
+    Parameters
+    ----------
+    root : str
+        Folder with ``params.yaml`` and ``dvc.yaml``, as an absolute path or relative to the current one.
+    """
+    return conclude(Path(root), chain_stages(root))

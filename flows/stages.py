@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger, runtime, task
-from prefect.artifacts import (
-    create_image_artifact,
-    create_markdown_artifact,
-    create_progress_artifact,
-    update_progress_artifact,
-)
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
-from flows.results import encode_panel, list_panels
-from flows.versioning import is_up_to_date, reproduce_stage
+from flows.limits import hold_gpu
+from flows.story import ProgressArtifact, read_tracked, show_results
+from flows.versioning import Outcome, is_up_to_date, reproduce_stage, run_child
 from tasks.console import parse_progress
 from tasks.errors import UserError
 
@@ -51,13 +47,38 @@ def run_stage(stage: str, *, root: str) -> State:
         earlier work, or ``Completed``; Failed with the stage's own message.
     """
     folder = Path(root)
-    log = get_run_logger()
     try:
         if is_up_to_date(folder, stage):
             return Completed(name="UpToDate", message="nothing changed since it last ran")
+        with hold_gpu(folder, stage):
+            outcome = _reproduce(folder, stage)
     except UserError as error:
         return Failed(message=f"{stage}: {error}")
-    progress = _ProgressArtifact(stage)
+    if outcome.error is not None:
+        return Failed(message=f"{stage}: {outcome.error}")
+    return Completed(name="Cached", message="restored by DVC") if outcome.cached else Completed()
+
+
+@task(name="command", task_run_name="{what}", cache_policy=NO_CACHE, persist_result=False)
+def run_command(what: str, command: list[str], *, root: str) -> State:
+    """Run a command that is no stage of DVC's, in the folder `root`; its last error line is the state's."""
+    try:
+        with hold_gpu(Path(root), what):
+            status, lines = run_child(command, Path(root), on_line=_show_lines(what))
+    except UserError as error:
+        return Failed(message=str(error))
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return Completed() if status == 0 else Failed(message="\n".join(own or lines[-3:]))
+
+
+def _reproduce(folder: Path, stage: str) -> Outcome:
+    return reproduce_stage(folder, stage, on_line=_show_lines(stage), environment=_describe_run())
+
+
+def _show_lines(stage: str) -> Callable[[str], None]:
+    """Show what a child process says: its progress as an artifact, everything else in the log."""
+    log = get_run_logger()
+    progress = ProgressArtifact(stage)
 
     def handle_line(line: str) -> None:
         if (parsed := parse_progress(line)) is not None:
@@ -65,37 +86,30 @@ def run_stage(stage: str, *, root: str) -> State:
         else:
             log.info(line)
 
-    outcome = reproduce_stage(folder, stage, on_line=handle_line, environment=_describe_run())
-    if outcome.error is not None:
-        return Failed(message=f"{stage}: {outcome.error}")
-    return Completed(name="Cached", message="restored by DVC") if outcome.cached else Completed()
+    return handle_line
 
 
 def _describe_run() -> dict[str, str]:
     """Name this run for the stage, which tags its MLflow run with it."""
     flow_run = runtime.flow_run.id
-    return {"DSRG_FLOW_RUN_ID": str(flow_run)} if flow_run else {}
+    if not flow_run:
+        return {}
+    url = runtime.flow_run.ui_url
+    return {"DSRG_FLOW_RUN_ID": str(flow_run), **({"DSRG_FLOW_RUN_URL": str(url)} if url else {})}
 
 
-class _ProgressArtifact:
-    """A bar on the run's page, made when there is something to show."""
+def conclude(root: Path, states: dict[str, State], *, experiment: str | None = None) -> State:
+    """Sum a run up: its results as artifacts, or what failed and in which words.
 
-    def __init__(self, stage: str) -> None:
-        self._key = f"progress-{stage.replace('@', '-')}"
-        self._artifacts: dict[str, Any] = {}
-
-    def update(self, description: str, done: int, total: int) -> None:
-        percent = 100.0 * done / max(total, 1)
-        if description not in self._artifacts:
-            self._artifacts[description] = create_progress_artifact(
-                progress=percent, key=self._key, description=description
-            )
-        else:
-            update_progress_artifact(self._artifacts[description], progress=percent)
-
-
-def conclude(root: Path, states: dict[str, State]) -> State:
-    """Sum a run up: its results as artifacts, or what failed and in which words."""
+    Parameters
+    ----------
+    root : Path
+        Folder of the run.
+    states : dict
+        How each stage ended.
+    experiment : str, optional
+        Name of the DVC experiment that keeps the run.
+    """
     failed = [
         state.message or stage for stage, state in states.items() if state.is_failed() or state.is_crashed()
     ]
@@ -103,17 +117,9 @@ def conclude(root: Path, states: dict[str, State]) -> State:
         return Failed(message="\n".join(failed))
     if not all(state.is_completed() for state in states.values()):
         return Failed(message="not every stage was started")
-    _show_results(root)
-    ran = sum(state.name != "UpToDate" for state in states.values())
-    return Completed(message=f"{ran} of {len(states)} stages had something to do")
-
-
-def _show_results(root: Path) -> None:
-    """Show the table and the last round's panels on the run's page, as artifacts."""
-    summary = root / "reports" / "summary.md"
-    if summary.exists():
-        create_markdown_artifact(
-            summary.read_text(encoding="utf-8"), key="summary", description="all numbers"
-        )
-    for panel in list_panels(root)[:1]:
-        create_image_artifact(encode_panel(panel), key="panel", description=f"{panel.relative_to(root)}")
+    show_results(root, experiment=experiment, tracked=read_tracked(root))
+    ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
+    restored = sum(state.name == "Cached" for state in states.values())
+    return Completed(
+        message=f"{ran} of {len(states)} stages ran, {restored} were restored, the rest was up to date"
+    )

@@ -123,6 +123,35 @@ def reproduce_stage(
     StageKilledError
         The system killed the stage.
     """
+    command = [sys.executable, "-m", "flows.versioning", stage]
+    status, lines = run_child(command, root, on_line=on_line, environment=environment)
+    if status == 0:
+        return Outcome(cached=any("is cached - skipping run" in line for line in lines), error=None)
+    text = "\n".join(lines)
+    if _KILLED.search(text) or status == -9:
+        raise StageKilledError(f"{stage} was killed by the system: it may need more memory than there is")
+    return Outcome(cached=False, error=_explain(text, root))
+
+
+def run_child(
+    command: list[str],
+    folder: Path,
+    *,
+    on_line: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, list[str]]:
+    """Run a command that ends with this process; return its exit status and what it said.
+
+    Parameters
+    ----------
+    command : list of str
+    folder : Path
+        Where to run it.
+    on_line : callable
+        Called with every line, as it comes.
+    environment : mapping, optional
+        Variables besides those of this process.
+    """
     variables = {
         **os.environ,
         **(environment or {}),
@@ -132,8 +161,8 @@ def reproduce_stage(
         "PYTHONUNBUFFERED": "1",
     }
     child = subprocess.Popen(
-        [sys.executable, "-m", "flows.versioning", stage],
-        cwd=root,
+        command,
+        cwd=folder,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -154,12 +183,7 @@ def reproduce_stage(
         _stop(child)
         if child.stdout is not None:
             child.stdout.close()
-    if status == 0:
-        return Outcome(cached=any("is cached - skipping run" in line for line in lines), error=None)
-    text = "\n".join(lines)
-    if _KILLED.search(text) or status == -9:
-        raise StageKilledError(f"{stage} was killed by the system: it may need more memory than there is")
-    return Outcome(cached=False, error=_explain(text, root))
+    return status, lines
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
@@ -184,6 +208,34 @@ def _explain(text: str, root: Path) -> str:
     own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     dvc = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     return "\n".join(own or dvc or lines[-3:] or ["no reason was given"])
+
+
+def share_cache(project: Path, folder: Path) -> None:
+    """Let a run's own `folder` use the DVC cache and the settings of `project`.
+
+    Outputs are linked from the cache where the disk allows it, not copied: stages never write into an
+    output in place.
+    """
+    with _open_repo(project) as repo:
+        cache = repo.cache.local.path
+    local = project / ".dvc" / "config.local"
+    target = folder / ".dvc" / "config.local"
+    target.parent.mkdir(exist_ok=True)
+    if local.exists():
+        target.write_text(local.read_text(encoding="utf-8"), encoding="utf-8")
+    from dvc.config import Config
+
+    config = Config(str(target.parent), validate=False)
+    with config.edit("local") as settings:
+        settings.setdefault("cache", {}).update(dir=cache, type=["reflink", "hardlink", "copy"])
+
+
+def restore_outputs(root: Path) -> None:
+    """Bring back every output that ``dvc.lock`` names and the cache holds; leave out the rest."""
+    from dvc.exceptions import CheckoutError
+
+    with _open_repo(root) as repo, contextlib.suppress(CheckoutError):  # what is missing is made anew
+        repo.checkout(force=True, allow_missing=True)
 
 
 @contextlib.contextmanager

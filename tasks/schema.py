@@ -6,6 +6,7 @@ Nothing has a default here: ``params.yaml`` holds every value. Stages unpack wha
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -60,6 +61,11 @@ class Source(Section):
     num_val: int = Field(ge=1, le=1_000_000, description="synthetic: pictures to score on")
     size: int = Field(ge=64, le=2048, description="synthetic: side of a picture in pixels")
     random_seed: Seed = Field(description="synthetic: which pictures are drawn")
+
+    @property
+    def name(self) -> str:
+        """Name of the data set: ``synthetic`` or the folder's."""
+        return "synthetic" if self.kind == "synthetic" else Path(self.path).name
 
     @model_validator(mode="after")
     def _check_path(self) -> Source:

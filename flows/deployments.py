@@ -1,0 +1,122 @@
+"""What the Prefect UI can start: four deployments, their forms, and how many runs go at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.deployments.runner import RunnerDeployment
+from prefect.types.entrypoint import EntrypointType
+from prefect.utilities.callables import ParameterSchema
+
+from flows.forms import (
+    EVALUATE_KEYS,
+    build_fields,
+    build_pipeline_form,
+    more_field,
+    pick_run_field,
+    predict_fields,
+)
+from flows.limits import ensure_limit
+from flows.triggered import add_round, evaluate_again, predict_folder, run_form
+from tasks.params import Params
+
+RUNS_LIMIT = "dsrg-runs"
+_PIPELINE = """\
+The whole method: classifier, CAMs, cues, then rounds of training, region growing and refining.
+
+The form shows what `params.yaml` says. A run works in a folder of its own: **your files are not touched**.
+What was computed before, here or by `dvc repro`, is restored and shows as *UpToDate* or *Cached*.
+
+When it is done, its page has scores, panels and links; `dvc exp show` and MLflow compare it with others.
+"""
+_ROUND = """\
+One round more for a finished run (its name as in `dvc exp list`; empty: the project as it is on disk).
+
+Only that round is computed; everything before it is restored.
+"""
+_EVALUATE = """\
+Scores a finished run again, with another CRF or without mirroring. **Nothing is trained.**
+"""
+_PREDICT = """\
+Draws label maps over a folder of pictures with the segmenter of a finished run.
+
+Writes one palette PNG and one overlay for each picture.
+"""
+
+
+class StrictSchema(ParameterSchema):
+    """A form that has no other fields: Prefect alone would take them and let the run crash."""
+
+    additionalProperties: bool = False  # noqa: N815 - JSON schema's word
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One thing the UI can start."""
+
+    name: str
+    flow: Flow[..., Any]
+    description: str
+    tags: tuple[str, ...]
+    fields: dict[str, dict[str, Any]]
+
+
+def list_offers(params: Params) -> list[Offer]:
+    """List what the UI can start, forms filled with the values of `params`."""
+    more = {"more": more_field()}
+    return [
+        Offer("whole-pipeline", run_form, _PIPELINE, ("dsrg", "train"), build_pipeline_form(params)),
+        Offer("one-more-round", add_round, _ROUND, ("dsrg", "train"), {**pick_run_field(), **more}),
+        Offer(
+            "re-evaluate",
+            evaluate_again,
+            _EVALUATE,
+            ("dsrg", "evaluate"),
+            {**pick_run_field(), **build_fields(params, EVALUATE_KEYS)},
+        ),
+        Offer("predict", predict_folder, _PREDICT, ("dsrg", "predict"), predict_fields()),
+    ]
+
+
+def build_deployment(offer: Offer, *, work_pool: str | None = None) -> RunnerDeployment:
+    """Build a deployment with the offer's form; it has no schedule."""
+    deployment = RunnerDeployment.from_flow(
+        offer.flow,
+        name=offer.name,
+        description=offer.description,
+        tags=list(offer.tags),
+        parameters={name: field["default"] for name, field in offer.fields.items() if "default" in field},
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        work_pool_name=work_pool,
+    )
+    deployment._parameter_openapi_schema = StrictSchema(
+        title="Parameters",
+        type="object",
+        properties={
+            name: {**field, "position": position}
+            for position, (name, field) in enumerate(offer.fields.items())
+        },
+        required=[name for name, field in offer.fields.items() if "default" not in field],
+        additionalProperties=False,
+    )
+    return deployment
+
+
+def limit_runs(client: SyncPrefectClient, deployments: Sequence[UUID], *, limit: int) -> None:
+    """Let at most `limit` runs of these deployments, taken together, go at once; the others wait in line."""
+    limit_id = ensure_limit(client, RUNS_LIMIT, limit, keep=False)
+    for deployment in deployments:
+        client.request(
+            "PATCH",
+            "/deployments/{id}",
+            path_params={"id": deployment},
+            json={
+                "global_concurrency_limit_id": str(limit_id),
+                "concurrency_options": {"collision_strategy": "ENQUEUE"},
+            },
+        ).raise_for_status()

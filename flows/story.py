@@ -1,0 +1,132 @@
+"""What a finished run's page in the Prefect UI tells without opening a log.
+
+Telling is not the work: where Prefect's server is down, nothing is told, once in a while it is tried
+again, and the stages go on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prefect.artifacts import (
+    create_image_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from flows.results import encode_panel, list_panels
+from tasks import console
+
+RETRY_SECONDS = 60.0
+_silent_until = 0.0
+
+
+def tell(action: Callable[[], Any]) -> Any:
+    """Do something that needs Prefect's server; where it does not answer, say so once and go on.
+
+    Returns
+    -------
+    object
+        What `action` returned; None where it failed, or was left out because the server did not
+        answer less than `RETRY_SECONDS` ago.
+    """
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return None
+    try:
+        return action()
+    except Exception as error:  # noqa: BLE001 - whatever the client raises must not cost a training
+        if _silent_until == 0.0:
+            console.warn(f"Prefect's server does not answer, the run goes on without it: {error}")
+        _silent_until = time.monotonic() + RETRY_SECONDS
+        return None
+
+
+class ProgressArtifact:
+    """A bar on the run's page, made when there is something to show.
+
+    Parameters
+    ----------
+    stage : str
+        As DVC names it.
+    """
+
+    def __init__(self, stage: str) -> None:
+        self._key = f"progress-{stage.replace('@', '-')}"
+        self._artifacts: dict[str, Any] = {}
+
+    def update(self, description: str, done: int, total: int) -> None:
+        """Show that `done` of `total` are done."""
+        percent = 100.0 * done / max(total, 1)
+        artifact = self._artifacts.get(description)
+        if artifact is None:
+            self._artifacts[description] = tell(
+                lambda: create_progress_artifact(progress=percent, key=self._key, description=description)
+            )
+        else:
+            tell(lambda: update_progress_artifact(artifact, progress=percent))
+
+
+def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, str]) -> None:
+    """Show the table, the summary with its links and the last round's panels, as artifacts.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the run.
+    experiment : str or None
+        Name of the DVC experiment that keeps the run.
+    tracked : mapping
+        Where MLflow keeps it: ``run_id``, ``experiment_id``, and ``url`` where its UI was named.
+    """
+    from tasks.report import SUMMARY, list_rows
+    from tasks.workspace import Workspace
+
+    rows = list_rows(Workspace(root).read_json(SUMMARY, stage="report"))
+    if rows:
+        names = ("", "mIoU %", "labelled only", "fg precision", "fg recall", "coverage", "of reference")
+        table = [dict(zip(names, row, strict=True)) for row in rows]
+        tell(lambda: create_table_artifact(table, key="scores", description="against the true masks"))
+    text = (root / "reports" / "summary.md").read_text(encoding="utf-8")
+    page = "\n".join([*_list_links(experiment, tracked), "", text])
+    tell(lambda: create_markdown_artifact(page, key="summary", description="numbers, links, commands"))
+    for panel in list_panels(root):
+        _show_picture(panel, key=f"panel-{panel.stem}", description=str(panel.relative_to(root)))
+
+
+def show_overlays(folder: Path, *, count: int = 4) -> None:
+    """Show the first overlays below a folder of predictions."""
+    for number, picture in enumerate(sorted((folder / "overlays").rglob("*.png"))[:count]):
+        _show_picture(picture, key=f"overlay-{number}", description=picture.name)
+
+
+def _show_picture(picture: Path, *, key: str, description: str) -> None:
+    tell(lambda: create_image_artifact(encode_panel(picture), key=key, description=description))
+
+
+def _list_links(experiment: str | None, tracked: Mapping[str, str]) -> list[str]:
+    lines = ["# Where it is", ""]
+    if url := tracked.get("url"):
+        place = f"{url}/#/experiments/{tracked['experiment_id']}/runs/{tracked['run_id']}"
+        lines.append(f"- MLflow: [parameters, curves, pictures, model]({place})")
+    elif tracked:
+        lines.append(f"- MLflow: run `{tracked['run_id']}`; `make ui` shows it")
+    if experiment:
+        lines += [
+            f"- bring params and results of this run back: `dvc exp apply {experiment}`",
+            f"- only its pseudo-labels: `dsrg labels restore {experiment}`",
+            f"- compare it: `dvc exp show`, `dvc exp diff {experiment}`",
+        ]
+    return lines
+
+
+def read_tracked(root: Path) -> dict[str, str]:
+    """Read where MLflow keeps the run, as ``python -m tasks.study`` left it; empty where it did not."""
+    place = root / ".work" / "tracked.json"
+    return dict(json.loads(place.read_text(encoding="utf-8"))) if place.exists() else {}
