@@ -111,7 +111,7 @@ def test_the_lock_of_a_killed_process_is_stale(
 
 
 def test_a_forked_worker_that_outlives_the_holder_keeps_nothing(tmp_path: Path, start: Start):
-    body = "pid = os.fork(); pid or time.sleep(60); print('worker', pid, flush=True); time.sleep(60)"
+    body = "os.fork() or print('worker', os.getpid(), flush=True); time.sleep(60)"
     holder = start("train@1", body)
     assert holder.stdout is not None
     worker = int(holder.stdout.readline().split()[1])
