@@ -24,6 +24,8 @@ Examples:
   dsrg stages                           what is up to date, what would run
 
   dsrg table                            the numbers of the last run
+
+  dsrg labels restore birds-r2          the pseudo-labels of an earlier run, copied to restored/
 """
 
 app = typer.Typer(
@@ -47,17 +49,20 @@ def run(
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a param; may be repeated.")
     ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for another run in this workspace.")] = False,
     root: Root = Path(),
 ) -> None:
     """Run the whole pipeline."""
     from flows.params_file import edit_params
     from flows.runner import run_flow
     from flows.versioning import prepare
+    from tasks.locking import hold_workspace
 
-    edit_params(root, folder=path, rounds=rounds, settings=set_ or [])
     prepare(root)
     try:
-        status = run_flow(root)
+        with hold_workspace(root, "dsrg run", wait=wait or None) as lock:
+            edit_params(root, folder=path, rounds=rounds, settings=set_ or [])
+            status = run_flow(root, lock=lock)
     except KeyboardInterrupt:
         console.fail("stopped; what is finished was kept: the same command continues there")
         status = 130
@@ -78,18 +83,23 @@ def set_rounds(
 
 
 @app.command()
+def wait(root: Root = Path()) -> None:
+    """Wait until nobody works in this workspace: ``dsrg wait && dvc repro``."""
+    from tasks.locking import wait_until_free
+
+    wait_until_free(root)
+
+
+@app.command()
 def stages(root: Root = Path()) -> None:
     """List the stages, and which of them would run."""
-    from flows.versioning import is_up_to_date, list_stages
+    from flows.versioning import describe_state, list_stages
     from tasks.__main__ import STAGES
     from tasks.params import read_params
 
     read_params(root / "params.yaml")
     about = {stage.name: stage.about for stage in STAGES}
-    rows = [
-        (name, "up to date" if is_up_to_date(root, name) else "to run", about[name.split("@")[0]])
-        for name in list_stages(root)
-    ]
+    rows = [(name, describe_state(root, name), about[name.split("@")[0]]) for name in list_stages(root)]
     console.print_table("", ["stage", "state", "what it does"], rows)
 
 
@@ -113,6 +123,38 @@ def serve(
 def table(root: Root = Path()) -> None:
     """Print the numbers of the last run."""
     _show_results(root)
+
+
+labels = typer.Typer(no_args_is_help=True, help="Bring pseudo-labels of earlier runs back.")
+app.add_typer(labels, name="labels")
+
+
+@labels.command(name="list")
+def list_labels(root: Root = Path()) -> None:
+    """List the runs and rounds whose pseudo-labels can be brought back."""
+    from flows.versioning_labels import list_labels
+
+    rows = [
+        (run.name, ", ".join(run.rounds), "yes" if run.here == run.rounds else f"{len(run.here)} of them")
+        for run in list_labels(root)
+    ]
+    console.print_table("", ["run", "rounds", "in the cache here"], rows)
+
+
+@labels.command(name="restore")
+def restore_labels(
+    run: Annotated[str, typer.Argument(help="Experiment (dvc exp list), branch, tag or commit.")],
+    round_: Annotated[str | None, typer.Option("--round", metavar="R", help="The last, if left out.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to put them.", show_default="restored/RUN/round-R"),
+    ] = None,
+    root: Root = Path(),
+) -> None:
+    """Copy the pseudo-labels of a run to a place of their own; ``data/`` stays as it is."""
+    from flows.versioning_labels import restore_labels
+
+    console.say(f"restored {restore_labels(root, run, round_key=round_, folder=out)}")
 
 
 def _show_results(root: Path) -> None:

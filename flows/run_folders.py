@@ -62,7 +62,7 @@ def open_run_folder(
     UserError
         `base` is unknown, or git cannot make a worktree.
     """
-    from flows.versioning import restore_outputs, share_cache
+    from flows.versioning_folders import restore_outputs, share_cache
 
     project = project.resolve()
     home = project / RUNS / name

@@ -16,15 +16,26 @@ from pathlib import Path
 
 from tasks import console
 from tasks.lifetime import end_with_starter, watched_by_children
+from tasks.locking import keep_lock
 
 STOP_SECONDS = 30.0
 
 
-def run_flow(root: Path) -> int:
-    """Run the whole pipeline below `root` in a child process; return its exit status."""
+def run_flow(root: Path, *, lock: int | None = None) -> int:
+    """Run the whole pipeline below `root` in a child process; return its exit status.
+
+    Parameters
+    ----------
+    root : Path
+    lock : int, optional
+        Descriptor of the workspace's lock, from :func:`tasks.locking.hold_workspace`. The child keeps
+        it: should this process be killed, nobody else begins before the child has ended.
+    """
+    kept = [] if lock is None else [lock]
     child = subprocess.Popen(
-        [sys.executable, "-m", "flows.runner", str(root.resolve())],
+        [sys.executable, "-m", "flows.runner", str(root.resolve()), *map(str, kept)],
         env={**os.environ, **watched_by_children()},
+        pass_fds=kept,
         process_group=0,
     )
     try:
@@ -39,8 +50,10 @@ def run_flow(root: Path) -> int:
             os.killpg(child.pid, signal.SIGTERM)
 
 
-def _run(root: str) -> int:
+def _run(root: str, *kept: str) -> int:
     end_with_starter()
+    for lock in kept:
+        keep_lock(int(lock))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from flows.pipeline import run_pipeline
 
@@ -48,11 +61,24 @@ def _run(root: str) -> int:
     if not state.is_completed():
         console.fail(state.message or "the run failed; its log says why")
         return 2
+    _save_run(Path(root))
     return 0
+
+
+def _save_run(root: Path) -> None:
+    """Keep the finished run as a DVC experiment, unless it made nothing that is not kept already."""
+    from flows.versioning_runs import save_experiment
+    from tasks.params import read_params
+    from tasks.tracking import name_data
+
+    params = read_params(root / "params.yaml")
+    name = save_experiment(root, f"{name_data(params)}-r{len(params.rounds)}", by_content=True)
+    if name is not None:
+        console.say(f"kept as DVC experiment {name}: dvc exp show, dsrg labels restore {name}")
 
 
 if __name__ == "__main__":
     try:
-        sys.exit(_run(sys.argv[1]))
+        sys.exit(_run(*sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""DVC, behind four verbs: the only module that imports it.
+"""DVC, behind a few verbs; with the modules ``versioning_…`` all that imports it.
 
 A stage is run by a child process, ``python -m flows.versioning STAGE``, which is DVC's own
 ``dvc repro --single-item STAGE`` and ends when the process that started it ends. The stage's body,
@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,11 @@ from typing import Any
 
 from tasks.errors import UserError
 from tasks.lifetime import end_with_starter, watched_by_children
+from tasks.locking import ask_for, find_holder
 
 STOP_SECONDS = 20.0
+BUSY_SECONDS = 20.0
+_WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _NOISE = (
     "To track the changes with git",
     "To enable auto staging",
@@ -34,6 +38,10 @@ _KILLED = re.compile(r"exited with (-9|137)\b")
 
 class VersioningError(UserError):
     """DVC cannot work here; the message says why and what to do."""
+
+
+class BusyError(VersioningError):
+    """Another DVC works on the same files."""
 
 
 class StageKilledError(Exception):
@@ -68,17 +76,18 @@ def prepare(root: Path) -> None:
         raise VersioningError(
             f"`{root.resolve()}` has no dvc.yaml: go to the project's folder, or use --root"
         )
-    if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
-        return
     local = root / ".dvc" / "config.local"
-    if not local.exists():
+    if any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+        if local.exists() and local.read_text(encoding="utf-8") == _WITHOUT_GIT:
+            local.unlink()  # a repository by now
+    elif not local.exists():
         local.parent.mkdir(exist_ok=True)
-        local.write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+        local.write_text(_WITHOUT_GIT, encoding="utf-8")
 
 
 def list_stages(root: Path) -> list[str]:
     """List the stages of ``dvc.yaml``, rounds expanded, in an order in which they can run."""
-    with _open_repo(root) as repo:
+    with open_repo(root) as repo:
         import networkx as nx
 
         return [stage.name for stage in nx.dfs_postorder_nodes(repo.index.graph)]
@@ -86,20 +95,50 @@ def list_stages(root: Path) -> list[str]:
 
 def list_edges(root: Path) -> set[tuple[str, str]]:
     """List which stage needs which: (earlier, later)."""
-    with _open_repo(root) as repo:
+    with open_repo(root) as repo:
         return {(earlier.name, later.name) for later, earlier in repo.index.graph.edges}
 
 
-def is_up_to_date(root: Path, stage: str) -> bool:
-    """Ask DVC whether a stage's params, dependencies and outputs are as its last run left them."""
+def is_up_to_date(root: Path, stage: str, *, patience: float = BUSY_SECONDS) -> bool:
+    """Ask DVC whether a stage's params, dependencies and outputs are as its last run left them.
+
+    A `dvc` that is at the stage's files just now (another status, a `dvc repro` that is about to be
+    refused) is waited for, `patience` seconds.
+
+    Raises
+    ------
+    BusyError
+        It still is.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return _ask_status(root, stage)
+        except BusyError:
+            if time.monotonic() >= deadline:
+                raise
+            ask_for(root, stage)
+            time.sleep(0.3)
+
+
+def describe_state(root: Path, stage: str) -> str:
+    """Describe a stage's state for people: ``up to date``, ``to run``, or ``at work``."""
+    try:
+        return "up to date" if is_up_to_date(root, stage, patience=0) else "to run"
+    except BusyError:
+        return "at work"
+
+
+def _ask_status(root: Path, stage: str) -> bool:
     from dvc.exceptions import DvcException
 
-    with _open_repo(root) as repo:
+    with open_repo(root) as repo:
         try:
             # a bare stage name would be looked up in the current directory's dvc.yaml
             return not repo.status([f"{repo.root_dir}/dvc.yaml:{stage}"])
         except DvcException as error:
-            raise VersioningError(_explain(str(error), root)) from error
+            kind = BusyError if _BUSY.search(str(error)) else VersioningError
+            raise kind(_explain(str(error), root)) from error
 
 
 def reproduce_stage(
@@ -125,6 +164,9 @@ def reproduce_stage(
     """
     command = [sys.executable, "-m", "flows.versioning", stage]
     status, lines = run_child(command, root, on_line=on_line, environment=environment)
+    if status and _BUSY.search("\n".join(lines)):
+        is_up_to_date(root, stage)  # waits until nobody is at its files
+        status, lines = run_child(command, root, on_line=on_line, environment=environment)
     if status == 0:
         return Outcome(cached=any("is cached - skipping run" in line for line in lines), error=None)
     text = "\n".join(lines)
@@ -178,12 +220,11 @@ def run_child(
             if line and not line.strip().startswith(_NOISE):
                 lines.append(line)
                 on_line(line)
-        status = child.wait()
+        return child.wait(), lines
     finally:
         _stop(child)
         if child.stdout is not None:
             child.stdout.close()
-    return status, lines
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
@@ -201,7 +242,7 @@ def _explain(text: str, root: Path) -> str:
     """Pick the stage's own error out of DVC's output; DVC's where there is none."""
     if _BUSY.search(text):
         return (
-            f"`{root.resolve()}` is busy: another `dsrg run` or `dvc repro` works on this stage. "
+            f"`{root.resolve()}` is busy: {_name_blocker(text)} works on this stage. "
             "Wait for it to end, or stop it"
         )
     lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -210,36 +251,14 @@ def _explain(text: str, root: Path) -> str:
     return "\n".join(own or dvc or lines[-3:] or ["no reason was given"])
 
 
-def share_cache(project: Path, folder: Path) -> None:
-    """Let a run's own `folder` use the DVC cache and the settings of `project`.
-
-    Outputs are linked from the cache where the disk allows it, not copied: stages never write into an
-    output in place.
-    """
-    with _open_repo(project) as repo:
-        cache = repo.cache.local.path
-    local = project / ".dvc" / "config.local"
-    target = folder / ".dvc" / "config.local"
-    target.parent.mkdir(exist_ok=True)
-    if local.exists():
-        target.write_text(local.read_text(encoding="utf-8"), encoding="utf-8")
-    from dvc.config import Config
-
-    config = Config(str(target.parent), validate=False)
-    with config.edit("local") as settings:
-        settings.setdefault("cache", {}).update(dir=cache, type=["reflink", "hardlink", "copy"])
-
-
-def restore_outputs(root: Path) -> None:
-    """Bring back every output that ``dvc.lock`` names and the cache holds; leave out the rest."""
-    from dvc.exceptions import CheckoutError
-
-    with _open_repo(root) as repo, contextlib.suppress(CheckoutError):  # what is missing is made anew
-        repo.checkout(force=True, allow_missing=True)
+def _name_blocker(text: str) -> str:
+    found = re.search(r"\(PID (\d+)\): (.+)", text)
+    return f"`{found[2]}` (process {found[1]})" if found else "another `dvc`"
 
 
 @contextlib.contextmanager
-def _open_repo(root: Path) -> Iterator[Any]:
+def open_repo(root: Path) -> Iterator[Any]:
+    """Open DVC's view of a project; for the modules named ``versioning_…`` only."""
     from dvc.exceptions import DvcException, NotDvcRepoError
     from dvc.repo import Repo
 
@@ -260,6 +279,9 @@ def _reproduce(stage: str) -> int:
 
     end_with_starter()
     os.environ.update(watched_by_children())
+    holder = find_holder(Path())
+    if holder is not None:  # what a `dvc repro` that meets this one is told: its command line
+        sys.argv = [f"{holder}; `dsrg wait` waits for it"]
     return int(main(["repro", "--single-item", stage]))
 
 

@@ -17,7 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from tasks import console
 from tasks.errors import UserError, describe_os_error
+from tasks.graph import fail_if_changed
 from tasks.lifetime import end_with_starter
+from tasks.locking import hold_workspace
 from tasks.params import check_source, read_params
 from tasks.workspace import Workspace
 
@@ -68,16 +70,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(stage: str, round_key: str | None, root: Path) -> None:
-    params = read_params(root / "params.yaml")
-    if stage == "ingest":
-        check_source(params, root)
-    if round_key is not None and round_key not in params.rounds:
-        raise UserError(
-            f"params.yaml: `rounds` has no round {round_key!r}, only {', '.join(params.rounds)}: "
-            "run `dsrg rounds N` for more"
-        )
-    module = importlib.import_module(f"tasks.{stage}")
-    module.run(params, Workspace(root), round_key=round_key)
+    params_file = root / "params.yaml"
+    if not params_file.exists():
+        read_params(params_file)  # the wrong folder: said before anything is written there
+    with hold_workspace(root, stage if round_key is None else f"{stage}@{round_key}"):
+        params = read_params(params_file)
+        if stage == "ingest":
+            check_source(params, root)
+        if round_key is not None and round_key not in params.rounds:
+            raise UserError(
+                f"params.yaml: `rounds` has no round {round_key!r}, only {', '.join(params.rounds)}: "
+                "run `dsrg rounds N` for more"
+            )
+        with fail_if_changed(root, params, stage, round_key):
+            module = importlib.import_module(f"tasks.{stage}")
+            module.run(params, Workspace(root), round_key=round_key)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

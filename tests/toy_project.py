@@ -44,16 +44,40 @@ def build_toy(root: Path) -> Path:
 
 def run_dvc(root: Path, *arguments: str) -> str:
     """Run DVC in a project as a person would; return what it said."""
-    environment = {
+    with start_in(root, "dvc", *arguments) as process:
+        said, errors = process.communicate()
+    assert process.returncode == 0, said + errors
+    return said
+
+
+def start_in(root: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start ``python -m MODULE`` in a project, with the project's own code."""
+    variables = {
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
         "PYTHONPATH": str(root),
+        "PYTHONUNBUFFERED": "1",
+        **environment,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", *arguments], cwd=root, env=environment, capture_output=True, text=True
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=root,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+
+
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read what a process says until it says some words."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            return
+    raise AssertionError("".join(said))
 
 
 def take_bodies(root: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 Copied by ``conftest.py`` into the toy project as ``tasks/toy_stage.py``. What a stage reads and writes
 is taken from ``dvc.yaml``, so the toy has the real graph. A file ``fail_STAGE`` or ``sleep_STAGE`` in
-the project makes that stage fail or wait.
+the project makes that stage fail, or wait until the file is removed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def run_toy(stage: str, params: Params, workspace: Workspace, round_key: str | N
         raise UserError(f"`data/toy.zarr` was told to fail in {label}. Remove: fail_{label}")
     if (root / f"sleep_{label}").exists():
         console.say(f"{label} sleeps")
-        time.sleep(60)
+        awake = time.monotonic() + 60
+        while (root / f"sleep_{label}").exists() and time.monotonic() < awake:
+            time.sleep(0.05)
     values = params.model_dump()
     spec = YAML(typ="safe").load((root / "dvc.yaml").read_text())["stages"][stage]
     spec = spec.get("do", spec)
