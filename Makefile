@@ -12,7 +12,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow lint repro ui clean
+.PHONY: help demo setup test test-slow lint repro serve ui clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(READY_TEST) ## format check, ruff and mypy
 
 repro: $(READY) ## the same pipeline through DVC alone
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
+
+serve: $(READY) ## the Prefect UI on http://127.0.0.1:4200 (and MLflow's on 5000): start, watch and cancel runs
+	$(BIN)/dsrg serve
 
 ui: $(READY) ## compare all runs in MLflow's UI on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(abspath mlflow.db)" --host 127.0.0.1

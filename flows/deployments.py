@@ -40,7 +40,7 @@ One round more for a finished run (its name as in `dvc exp list`; empty: the pro
 Only that round is computed; everything before it is restored.
 """
 _EVALUATE = """\
-Scores a finished run again, with another CRF or without mirroring. **Nothing is trained.**
+Scores a finished run again, with another CRF or without mirroring. No round is trained again.
 """
 _PREDICT = """\
 Draws label maps over a folder of pictures with the segmenter of a finished run.

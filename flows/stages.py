@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 from flows.limits import hold_gpu
 from flows.story import ProgressArtifact, read_tracked, show_results
 from flows.versioning import Outcome, is_up_to_date, reproduce_stage, run_child
+from flows.versioning_runs import save_experiment
 from tasks.console import parse_progress
 from tasks.errors import UserError
 
@@ -108,7 +109,7 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
     states : dict
         How each stage ended.
     experiment : str, optional
-        Name of the DVC experiment that keeps the run.
+        Name of the DVC experiment to keep the run as.
     """
     failed = [
         state.message or stage for stage, state in states.items() if state.is_failed() or state.is_crashed()
@@ -117,7 +118,8 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
         return Failed(message="\n".join(failed))
     if not all(state.is_completed() for state in states.values()):
         return Failed(message="not every stage was started")
-    show_results(root, experiment=experiment, tracked=read_tracked(root))
+    kept = save_experiment(root, experiment, say=get_run_logger().warning) if experiment else None
+    show_results(root, experiment=kept, tracked=read_tracked(root))
     ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
     restored = sum(state.name == "Cached" for state in states.values())
     return Completed(

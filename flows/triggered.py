@@ -36,8 +36,27 @@ def _name_pipeline() -> str:
     return f"{Path(str(values.get('source'))).name}-r{values.get('rounds')}"
 
 
-def _name_after_base(what: str) -> Callable[[], str]:
-    return lambda: f"{runtime.flow_run.parameters.get('run') or 'project'}-{what}"
+def _name_round() -> str:
+    data, rounds = _read_base()
+    return f"{data}-r{rounds + 1}"
+
+
+def _name_evaluation() -> str:
+    data, rounds = _read_base()
+    return f"{data}-r{rounds}-re-evaluated"
+
+
+def _read_base() -> tuple[str, int]:
+    """Read data set and rounds off the name of the run to start from, or off the project's params."""
+    named = re.fullmatch(r"(.+)-r(\d+)(-.*)?", str(runtime.flow_run.parameters.get("run") or ""))
+    if named:
+        return named[1], int(named[2])
+    params = read_params(_find_project() / "params.yaml")
+    return params.source.name, len(params.rounds)
+
+
+def _name_prediction() -> str:
+    return f"predict-{Path(str(runtime.flow_run.parameters['images'])).name}"
 
 
 @flow(name="dsrg-pipeline", flow_run_name=_name_pipeline)
@@ -68,13 +87,13 @@ def run_form(
     return _run_apart(dict(locals()), rounds=lambda _: rounds)
 
 
-@flow(name="dsrg-one-more-round", flow_run_name=_name_after_base("one-more-round"))
+@flow(name="dsrg-one-more-round", flow_run_name=_name_round)
 def add_round(run: str = "", more: str = "") -> State:
     """Add one round to a finished run: only that round is computed."""
     return _run_apart({MORE: more}, base=run, rounds=lambda before: before + 1)
 
 
-@flow(name="dsrg-re-evaluate", flow_run_name=_name_after_base("re-evaluate"))
+@flow(name="dsrg-re-evaluate", flow_run_name=_name_evaluation)
 def evaluate_again(
     evaluate_flip: bool,
     evaluate_crf_iterations: int,
@@ -91,10 +110,7 @@ def evaluate_again(
     return _run_apart(values, base=values.pop("run"))
 
 
-@flow(
-    name="dsrg-predict",
-    flow_run_name=lambda: f"predict-{Path(str(runtime.flow_run.parameters['images'])).name}",
-)
+@flow(name="dsrg-predict", flow_run_name=_name_prediction)
 def predict_folder(
     images: str, out: str = "", run: str = "", crf: bool = True, device: str = "auto"
 ) -> State:

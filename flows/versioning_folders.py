@@ -32,5 +32,8 @@ def restore_outputs(root: Path) -> None:
     """Bring back every output that ``dvc.lock`` names and the cache holds; leave out the rest."""
     from dvc.exceptions import CheckoutError
 
-    with open_repo(root) as repo, contextlib.suppress(CheckoutError):  # what is missing is made anew
-        repo.checkout(force=True, allow_missing=True)
+    with open_repo(root) as repo:
+        known = [str(out.fs_path) for stage in repo.index.stages for out in stage.outs if out.hash_info]
+        if known:
+            with contextlib.suppress(CheckoutError):  # what the cache lacks is made anew
+                repo.checkout(known, force=True, allow_missing=True)
