@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsrg.plots import draw_class_plot, draw_loss_plot, draw_round_plot
-from tasks import console
+from tasks import console, study
 from tasks.params import Params
 from tasks.plot_rows import LABELS, list_plots
 from tasks.workspace import Workspace
@@ -44,6 +44,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         for name, points in list_plots(found).items():
             workspace.write_json(f"{PLOTS}/{name}.json", points)
         work.publish("reports", "reports")
+    study.log_study(params, workspace)
     print_scores(rows)
     console.say("report: reports/summary.md")
     for panel in panels:
