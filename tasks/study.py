@@ -49,7 +49,6 @@ def log_study(params: Params, workspace: Workspace) -> None:
     points = list_points(params, evaluated, summary)
     with tracking.study_run(workspace, params, whole=True) as run, tempfile.TemporaryDirectory() as place:
         run.log_params(params.model_dump(mode="json"))
-        run.log_files("params", {"params.yaml": workspace.path("params.yaml")})
         run.set_tags(list_outputs(tracking.read_lock(workspace)))
         run.log_dataset(*tracking.describe_data(workspace, params))
         run.log_points(points)
@@ -181,11 +180,13 @@ def _log_panels(run: tracking.Run, workspace: Workspace, key: str, *, step: int,
 
 
 def _log_report(run: tracking.Run, workspace: Workspace, *, step: int, place: Path) -> None:
-    reports = workspace.path("reports")
+    reports, written = workspace.path("reports"), workspace.path("params.yaml")
+    if written.is_file():
+        run.log_files("params", {"params.yaml": written})
     files = {f"reports/{path.name}": path for path in sorted(reports.glob("*")) if path.is_file()}
     for path in reports.glob("*.png"):
         files |= _prepare_image(path, path.stem, step=step, place=place)
-    run.log_files("report", {"metrics/summary.json": workspace.path("metrics/summary.json"), **files})
+    run.log_files("report", files | {"metrics/summary.json": workspace.path("metrics/summary.json")})
 
 
 def _prepare_image(path: Path, key: str, *, step: int, place: Path) -> dict[str, Path]:
