@@ -268,8 +268,10 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     waiting = tracking.count_waiting(workspace)
     if waiting:
+        runs = f"{waiting} run{'s' * (waiting > 1)}"
         console.warn(
-            f"of {waiting} runs something waits in .work/mlflow-spool: python -m tasks.study sends it"
+            f"what MLflow lacks of {runs} waits in {tracking.locate_spool(workspace)}: "
+            "the next run sends it, or python -m tasks.study"
         )
     place = workspace.path(TRACKED)
     if place.exists():

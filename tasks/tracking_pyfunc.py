@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,17 +41,14 @@ class ServedSegmenter(PythonModel):
 
         from dsrg.models import load_segmenter
 
-        self._settings: dict[str, Any] = dict(context.model_config)
+        self._settings: dict[str, Any] = json.loads(Path(context.artifacts["settings"]).read_text())
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._segmenter, spec = load_segmenter(Path(context.artifacts["weights"]))
         self._segmenter.to(self._device)
         self._names = ("background", *spec.classes)
 
-    def predict(  # type: ignore[no-untyped-def]  # MLflow would take a hint for a schema
-        self,
-        context: Any,
-        model_input,
-        params: dict[str, Any] | None = None,
+    def predict(
+        self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Draw masks.
 
