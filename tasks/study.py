@@ -27,6 +27,7 @@ from tasks.workspace import WORK, Workspace
 TRACKED = f"{WORK}/tracked.json"
 MAX_SIDE, MIN_PEAK = 1024, 0.01  # of prediction, as in tasks.predict
 _PREVIEW = (720, 720)
+_NOTE = 5000  # characters that MLflow takes
 _LABELS = ("cues", "seeds", "pseudo_labels")
 Points = dict[str, dict[int, float]]
 
@@ -183,6 +184,9 @@ def _log_report(run: tracking.Run, workspace: Workspace, *, step: int, place: Pa
     reports, written = workspace.path("reports"), workspace.path("params.yaml")
     if written.is_file():
         run.log_files("params", {"params.yaml": written})
+    page = reports / "summary.md"
+    if page.is_file():  # the table, as the run's description
+        run.set_tags({"mlflow.note.content": page.read_text(encoding="utf-8").partition("## ")[0][:_NOTE]})
     files = {f"reports/{path.name}": path for path in sorted(reports.glob("*")) if path.is_file()}
     for path in reports.glob("*.png"):
         files |= _prepare_image(path, path.stem, step=step, place=place)
