@@ -125,9 +125,9 @@ class Run:
             self._write({"kind": "metrics", "rows": rows})
 
     def end(self, status: str) -> None:
-        """Write what is left, and how the run ended."""
+        """Write what is left, and how the run ended: `ended`, or now."""
         self.flush()
-        self._write({"kind": "end", "status": status, "when": self.ended or read_clock()})
+        self._write({"kind": "end", "status": status, "when": max(self.ended or read_clock(), self.began)})
         if self._spool is not None:
             self._spool.close()
 
@@ -283,10 +283,11 @@ def _deliver(client: Any, home: Path, place: str) -> None:
     """Tell MLflow what it could not be told before."""
 
     def write(target: Mapping[str, Any], run_id: str | None, entries: Sequence[Entry]) -> None:
-        run = run_id or find_run(client, Target(**target), home)
         refused: list[str] = []
+        run = run_id
         for entry in entries:
             try:
+                run = run or find_run(client, Target(**target), home)
                 write_entry(client, run, entry)
             except Exception as error:
                 if not is_refusal(error):
