@@ -36,7 +36,7 @@ def write_entry(client: Any, run_id: str, entry: Entry) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether trying again is of no use: MLflow answered and refused, or the entry itself is at fault."""
+    """Tell whether trying again is of no use: MLflow refused, or the entry itself is at fault."""
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
