@@ -22,12 +22,13 @@ LATER_THAN_REFINE = [
 
 def copy_project(root: Path) -> Path:
     """Copy what a fresh clone holds of graph, params and code into a repository of its own."""
-    root.mkdir()
+    root.mkdir(parents=True)
     for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(PROJECT / name, root)
     (root / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
         shutil.copy(PROJECT / ".dvc" / name, root / ".dvc")
+    shutil.copytree(PROJECT / ".dvc" / "plots", root / ".dvc" / "plots")
     for folder in ("dsrg", "tasks", "flows"):
         shutil.copytree(PROJECT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     subprocess.run(["git", "init", "-q", str(root)], check=True)

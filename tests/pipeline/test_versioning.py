@@ -137,6 +137,20 @@ def test_edits_keep_comments_and_write_nothing_invalid(toy_project: Path):
     assert not edit_params(toy_project, settings=["train.lr=0.25"])
 
 
+@pytest.mark.parametrize("said", ["rounds: 3", "rounds: {1: {prev: cues}}", "rounds: {}", None])
+def test_rounds_that_cannot_be_are_written_anew(toy_project: Path, said: str | None):
+    path = toy_project / "params.yaml"
+    right = path.read_text()
+    wrong = right.split("\nrounds:")[0] + f"\n{said}\n"
+    path.write_text(wrong if said else right.replace("final_round: '2'", "final_round: '3'"))
+    with pytest.raises(UserError, match=r"run `dsrg rounds \d`"):
+        read_params(path)
+    assert edit_params(toy_project, rounds=2)
+    assert read_params(path).round_keys == ("1", "2")
+    edit_params(toy_project, rounds=1)
+    assert read_params(path).final_round == "1"
+
+
 def test_own_pictures_are_named_as_the_project_sees_them(toy_project: Path, tmp_path: Path):
     from tasks.params import read_params
 
