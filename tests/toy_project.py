@@ -19,6 +19,14 @@ LATER_THAN_REFINE = [
     *["baseline", "report"],
 ]
 
+# stands in for MLflow, whose database takes longer to create than a toy run
+TOY_STUDY = """
+from pathlib import Path
+
+Path(".work").mkdir(exist_ok=True)
+Path(".work/tracked.json").write_text('{"run_id": "toy", "experiment_id": "1"}')
+"""
+
 
 def copy_project(root: Path) -> Path:
     """Copy what a fresh clone holds of graph, params and code into a repository of its own."""
@@ -39,6 +47,7 @@ def build_toy(root: Path) -> Path:
     """Build a project with the real graph, params and command line, and toy bodies for the stages."""
     copy_project(root)
     shutil.copy(PROJECT / "tests" / "toy_stage.py", root / "tasks")
+    (root / "tasks" / "study.py").write_text(TOY_STUDY)
     for stage in STAGES:
         module = root / "tasks" / f"{stage.name}.py"
         kept = (
