@@ -96,8 +96,11 @@ def _describe_run() -> dict[str, str]:
     flow_run = runtime.flow_run.id
     if not flow_run:
         return {}
-    url = runtime.flow_run.ui_url
-    return {"DSRG_FLOW_RUN_ID": str(flow_run), **({"DSRG_FLOW_RUN_URL": str(url)} if url else {})}
+    url = str(runtime.flow_run.ui_url)  # a server that is only there for this run has no pages
+    return {
+        "DSRG_FLOW_RUN_ID": str(flow_run),
+        **({"DSRG_FLOW_RUN_URL": url} if url.startswith("http") else {}),
+    }
 
 
 def _track_study(root: Path) -> None:

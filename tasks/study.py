@@ -27,6 +27,7 @@ from tasks.workspace import WORK, Workspace
 TRACKED = f"{WORK}/tracked.json"
 MAX_SIDE, MIN_PEAK = 1024, 0.01  # of prediction, as in tasks.predict
 _PREVIEW = (720, 720)
+_NOTE = 5000  # characters that MLflow takes
 _LABELS = ("cues", "seeds", "pseudo_labels")
 Points = dict[str, dict[int, float]]
 
@@ -54,7 +55,7 @@ def log_study(params: Params, workspace: Workspace) -> None:
         run.log_points(points)
         for key in params.round_keys:
             _log_panels(run, workspace, key, step=_number(params, key), place=Path(place))
-        _log_report(run, workspace, step=len(params.rounds), place=Path(place))
+        _log_report(run, workspace, place=Path(place))
         _log_model(run, params, workspace, points, step=len(params.rounds))
         run.ended = int(workspace.path("metrics/summary.json").stat().st_mtime * 1000)
     _write_place(run, workspace)
@@ -94,7 +95,7 @@ def list_points(params: Params, evaluated: Mapping[str, Any], summary: Mapping[s
         for name in ("share_of_reference", "share_of_reference_crf"):
             add(f"val/{name}", scores["val"].get(name), _number(params, key))
     for name, value in tracking.flatten(summary).items():
-        if not name.startswith("rounds.") and not isinstance(value, bool):
+        if not name.startswith(("rounds.", "baseline.cues.")) and not isinstance(value, bool):
             add(name.replace(".", "/"), value, 0)
     for name in ("val/miou", "val/miou_crf", "pseudo_labels/miou"):
         if name in points:
@@ -168,44 +169,51 @@ def _flatten_evaluation(found: Mapping[str, Any]) -> Iterator[tuple[str, float |
 
 
 def _log_panels(run: tracking.Run, workspace: Workspace, key: str, *, step: int, place: Path) -> None:
-    """Log the same pictures under the same keys in every study and round: ``train-00``."""
-    files: dict[str, Path] = {}
-    for panel in sorted(workspace.path(f"data/rounds/{key}/panels").glob("*-*.png")):
-        named = re.match(r"(train|val)-\d+", panel.name)
-        if named:
-            files |= _prepare_image(panel, named[0], step=step, place=place)
-    if files:
-        run.log_files(f"round.{key}", files)
-        run.set_tags({"mlflow.loggedImages": "True"})
+    """Log the same pictures under the same keys in every study and round: ``train-00``.
+
+    The newest round is at step 0 as well: that is where MLflow's image grid opens.
+    """
+    panels = {
+        named[0]: panel
+        for panel in sorted(workspace.path(f"data/rounds/{key}/panels").glob("*-*.png"))
+        if (named := re.match(r"(train|val)-\d+", panel.name))
+    }
+    for group, at in ((f"round.{key}", step), ("newest", 0)):
+        run.log_files(group, _prepare_images(panels, step=at, place=place))
+    run.set_tags({"mlflow.loggedImages": "True"})
 
 
-def _log_report(run: tracking.Run, workspace: Workspace, *, step: int, place: Path) -> None:
+def _log_report(run: tracking.Run, workspace: Workspace, *, place: Path) -> None:
     reports, written = workspace.path("reports"), workspace.path("params.yaml")
     if written.is_file():
         run.log_files("params", {"params.yaml": written})
+    page = reports / "summary.md"
+    if page.is_file():  # the table, as the run's description
+        run.set_tags({"mlflow.note.content": page.read_text(encoding="utf-8").partition("## ")[0][:_NOTE]})
     files = {f"reports/{path.name}": path for path in sorted(reports.glob("*")) if path.is_file()}
-    for path in reports.glob("*.png"):
-        files |= _prepare_image(path, path.stem, step=step, place=place)
+    files |= _prepare_images({path.stem: path for path in reports.glob("*.png")}, step=0, place=place)
     run.log_files("report", files | {"metrics/summary.json": workspace.path("metrics/summary.json")})
 
 
-def _prepare_image(path: Path, key: str, *, step: int, place: Path) -> dict[str, Path]:
-    """Name a picture, and a small one for overviews, as MLflow's image grid looks for them.
+def _prepare_images(pictures: Mapping[str, Path], *, step: int, place: Path) -> dict[str, Path]:
+    """Name pictures by their keys, and a small copy of each, as MLflow's image grid looks for them.
 
     MLflow's own ``log_image`` puts time and chance into the names, so that the same picture logged
     again would be another one.
     """
     from PIL import Image
 
-    name = (
-        f"images/{key}+step+{step}+timestamp+{1000 * step}+{uuid.uuid5(uuid.NAMESPACE_URL, f'{key}/{step}')}"
-    )
-    small = place / f"{key}-{step}.webp"
-    with Image.open(path) as picture:
-        preview = picture.convert("RGB")
-    preview.thumbnail(_PREVIEW)
-    preview.save(small, "WEBP")
-    return {f"{name}.png": path, f"{name}+compressed.webp": small}
+    files: dict[str, Path] = {}
+    for key, path in pictures.items():
+        chance = uuid.uuid5(uuid.NAMESPACE_URL, f"{key}/{step}")
+        name = f"images/{key}+step+{step}+timestamp+{1000 * step}+{chance}"
+        small = place / f"{key}-{step}.webp"
+        with Image.open(path) as picture:
+            preview = picture.convert("RGB")
+        preview.thumbnail(_PREVIEW)
+        preview.save(small, "WEBP")
+        files |= {f"{name}.png": path, f"{name}+compressed.webp": small}
+    return files
 
 
 def _log_model(run: tracking.Run, params: Params, workspace: Workspace, points: Points, *, step: int) -> None:

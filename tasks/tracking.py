@@ -11,6 +11,7 @@ MLflow was to be told is kept (:mod:`tasks.tracking_spool`) until a later run re
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import json
 import os
@@ -337,6 +338,9 @@ def _name_target(params: Params, stage: str) -> Target:
 def _list_tags(workspace: Workspace, stage: str) -> dict[str, str]:
     tags = {tag: os.environ[name] for tag, name in _FLOW_RUN.items() if os.environ.get(name)}
     commit = _read_commit(workspace.root)
+    tags["mlflow.source.name"] = "dsrg" if stage == STUDY else f"python -m tasks {stage.replace('@', ' -r ')}"
+    with contextlib.suppress(KeyError, OSError):  # a user without a name
+        tags["mlflow.user"] = getpass.getuser()
     if commit:
         tags["mlflow.source.git.commit"] = commit
     if stage != STUDY:

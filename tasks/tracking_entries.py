@@ -17,7 +17,7 @@ from tasks.tracking_spool import Entry
 
 _PER_BATCH = 100  # params and tags; MLflow's own limit
 _METRICS_PER_BATCH = 1000
-_LOGGED = "dsrg.logged."
+_LOGGED = "mlflow.dsrg.logged."  # MLflow shows no tags of its own
 _CHANGED = "dsrg.params_changed"
 
 

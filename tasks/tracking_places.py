@@ -141,7 +141,8 @@ def _find_experiment(client: Any, name: str, home: Path) -> str:
         return str(found.experiment_id)
     local = str(client.tracking_uri).startswith("sqlite:")
     place = (home / "mlartifacts").as_uri() + f"/{name}" if local else None
-    return str(client.create_experiment(name, artifact_location=place))
+    tags = {"mlflow.experimentKind": "custom_model_development"}  # else its pages open on language models
+    return str(client.create_experiment(name, artifact_location=place, tags=tags))
 
 
 def read_clock() -> int:

@@ -244,6 +244,7 @@ def test_a_round_is_logged_under_its_number(evaluated: Workspace, recorder: Reco
     assert recorder.points["seeds/fg_recall"] == {1: 0.5}
     keys = {Path(name).name.split("+step+1+")[0] for name in recorder.files["round.1"]}
     assert keys == {"train-00", "train-01", "val-00", "val-01"}
+    assert sum("+step+0+" in name for name in recorder.files["newest"]) == 2 * len(keys)
 
 
 def test_the_same_inputs_give_the_same_bytes(evaluated: Workspace, params: Params) -> None:

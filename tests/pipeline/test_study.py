@@ -140,7 +140,7 @@ def test_a_study_holds_what_the_results_say_however_often_it_is_told(
     keys = {re.sub(r"\+.*", "", Path(name).name) for name in images}
     assert {"train-00", "val-00", "confusion", "miou_by_round"} <= keys
     assert all(
-        re.search(r"\+step\+[12]\+timestamp\+\d+\+[0-9a-f-]{36}(\+compressed)?\.\w+$", name)
+        re.search(r"\+step\+[012]\+timestamp\+\d+\+[0-9a-f-]{36}(\+compressed)?\.\w+$", name)
         for name in images
     )
     place = json.loads(workspace.path(study.TRACKED).read_text())
