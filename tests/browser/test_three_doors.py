@@ -1,4 +1,4 @@
-"""The Prefect UI from the run form to the artifacts, and two runs compared in MLflow, as a person sees them."""
+"""Prefect's UI from the run form to the artifacts, and two runs compared in MLflow, as a person sees them."""
 
 from __future__ import annotations
 
