@@ -37,7 +37,7 @@ def edit_params(
         The result would not be valid; nothing is written.
     """
     path = root / "params.yaml"
-    read_params(path)
+    read_params(path, rounds=rounds)
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -69,16 +69,21 @@ def _locate(folder: Path, root: Path) -> str:
 
 
 def _set_rounds(values: Any, count: int) -> None:
+    """Write a chain of rounds; one that is right already keeps its comments."""
     from ruamel.yaml.scalarstring import SingleQuotedScalarString as Quoted
 
-    current = values["rounds"]
     expected = expand_rounds(count)
-    for key in [key for key in current if key not in expected]:
+    if not isinstance(values.get("rounds"), dict):
+        values["rounds"] = {}
+    current = values["rounds"]
+    for key in [key for key in current if current[key] != expected.get(key)]:
         del current[key]
     for key, items in expected.items():
         if key not in current:
             prev = items["prev"]
             current[Quoted(key)] = {**items, "prev": Quoted(prev) if prev.isdigit() else prev}
+    if values.get("final_round") != str(count):
+        values["final_round"] = Quoted(str(count))
 
 
 def _set(values: Any, setting: str, file: str) -> None:

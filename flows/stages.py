@@ -137,6 +137,7 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
     show_results(root, experiment=kept, tracked=read_tracked(root))
     ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
     restored = sum(state.name == "Cached" for state in states.values())
+    rest = len(states) - ran - restored
     return Completed(
-        message=f"{ran} of {len(states)} stages ran, {restored} were restored, the rest was up to date"
+        message=f"{ran} of {len(states)} stages ran, {restored} restored from the cache, {rest} up to date"
     )

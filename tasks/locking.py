@@ -9,6 +9,7 @@ ends with its holder, however that dies. What the file says is for people.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,8 @@ from tasks.workspace import WORK
 HELD = "DSRG_WORKSPACE_LOCK"  # token of the holder that this process works for
 WAIT = "DSRG_WAIT"
 _POLL_SECONDS = 0.2
+_SIGNING_SECONDS, _SIGNING_TRIES = 0.05, 10
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _held: set[int] = set()
 
 
@@ -96,7 +99,7 @@ def hold_workspace(root: Path, what: str, *, wait: bool | None = None) -> Iterat
         yield None
         return
     before = os.environ.get(HELD)
-    os.environ[HELD] = _sign(lock, what)
+    os.environ[HELD] = _take_over(lock, place, what)
     try:
         yield lock
     finally:
@@ -117,11 +120,12 @@ def keep_lock(lock: int) -> None:
 def find_holder(root: Path) -> Holder | None:
     """Find out who holds a workspace; None if nobody does, whatever the file says."""
     place = _locate(root)
-    if not place.exists():
-        return None
-    lock = _open(place)
     try:
-        return None if _try(lock) else _read_anew(place)
+        lock = _open(place, os.O_RDONLY)  # also where one may look only
+    except FileNotFoundError:
+        return None
+    try:
+        return None if _try(lock, fcntl.LOCK_SH) else _read_anew(place)
     finally:
         _close(lock)
 
@@ -143,19 +147,20 @@ def ask_for(root: Path, stage: str) -> None:
 
 
 def _acquire(place: Path, what: str, *, wait: bool) -> int | None:
-    lock = _open(place)
+    lock = _open(place, os.O_RDWR | os.O_CREAT)
     try:
-        if not (_try(lock) or _try_again(lock)):
-            holder = _read_anew(place)
-            if holder.token == os.environ.get(HELD):
-                _close(lock)
-                return None
-            if not wait:
-                raise WorkspaceBusyError(_explain(place, holder, what))
-            console.say(f"{what}: waiting for {holder}")
-            while not _try(lock):
-                _give_way(place, what)
-                time.sleep(_POLL_SECONDS)
+        if not _try(lock):
+            holder = _find_rival(lock, place)
+            if holder is not None:
+                if holder.token and holder.token == os.environ.get(HELD):
+                    _close(lock)
+                    return None
+                if not wait:
+                    raise WorkspaceBusyError(_explain(place, holder, what))
+                console.say(f"{what}: waiting for {holder}")
+                while not _try(lock):
+                    _give_way(place, what)
+                    time.sleep(_POLL_SECONDS)
         if not (place.exists() and os.path.samestat(os.fstat(lock), place.stat())):  # .work was removed
             _close(lock)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +168,36 @@ def _acquire(place: Path, what: str, *, wait: bool) -> int | None:
     except BaseException:
         _close(lock)
         raise
+    return lock
+
+
+def _find_rival(lock: int, place: Path) -> Holder | None:
+    """Find out who holds the lock that was not to be had; None if it is had by now.
+
+    Nobody may really hold it: whoever asks if it is free holds it for an instant, whoever has only just
+    taken it has not signed yet, and until then the file still says who died with it.
+    """
+    holder = _read(place)
+    if holder is not None and holder.token == os.environ.get(HELD):
+        return holder
+    for _ in range(_SIGNING_TRIES):
+        time.sleep(_SIGNING_SECONDS)
+        if _try(lock):
+            return None
+        holder = _read(place)
+        if holder is not None:
+            return holder
+    return _unknown()
+
+
+def _take_over(lock: int, place: Path, what: str) -> str:
+    """Sign a lock just taken, at once, and clear up after a holder that died; return the token."""
     dead = _read(place)
+    token = _sign(lock, what)
+    _wanted(place).unlink(missing_ok=True)
     if dead is not None:
         console.say(f"{what}: the lock of {dead} is stale, nobody holds it: taken over")
-    return lock
+    return token
 
 
 def _give_way(place: Path, what: str) -> None:
@@ -192,8 +223,8 @@ def _wanted(place: Path) -> Path:
     return place.with_name("wanted")
 
 
-def _open(place: Path) -> int:
-    lock = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+def _open(place: Path, flags: int) -> int:
+    lock = os.open(place, flags, 0o666)
     _held.add(lock)
     return lock
 
@@ -204,18 +235,19 @@ def _close(lock: int) -> None:
         os.close(lock)
 
 
-def _try(lock: int) -> bool:
+def _try(lock: int, kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"the disk of `{WORK}/lock` knows no locks ({error.strerror}): put the project on one that does, "
+            "such as a local one"
+        ) from error
     return True
-
-
-def _try_again(lock: int) -> bool:
-    """Try once more: whoever only asks if the lock is free holds it for an instant."""
-    time.sleep(0.05)
-    return _try(lock)
 
 
 def _sign(lock: int, what: str) -> str:
@@ -229,17 +261,21 @@ def _sign(lock: int, what: str) -> str:
 def _read(place: Path) -> Holder | None:
     try:
         return Holder(**json.loads(place.read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+    except (FileNotFoundError, ValueError, TypeError):  # none, or not all of it yet
         return None
 
 
 def _read_anew(place: Path) -> Holder:
     """Read who holds a lock that is held; whoever has only just taken it has not signed yet."""
-    for _ in range(10):
+    for _ in range(_SIGNING_TRIES):
         holder = _read(place)
         if holder is not None:
             return holder
-        time.sleep(0.05)
+        time.sleep(_SIGNING_SECONDS)
+    return _unknown()
+
+
+def _unknown() -> Holder:
     return Holder("another run", 0, socket.gethostname(), datetime.now(UTC).isoformat(), "")
 
 

@@ -34,8 +34,14 @@ class ParamsError(UserError):
     """``params.yaml`` cannot be used; one line per problem."""
 
 
-def read_params(path: Path) -> Params:
+def read_params(path: Path, *, rounds: int | None = None) -> Params:
     """Read and check a params file.
+
+    Parameters
+    ----------
+    path : Path
+    rounds : int, optional
+        Check it as if it had that many rounds, whatever it says about rounds.
 
     Raises
     ------
@@ -43,7 +49,10 @@ def read_params(path: Path) -> Params:
         Not there, not YAML, or a key is unknown, missing, mistyped or out of range: one line per
         problem, all problems at once.
     """
-    return check_params(_load_yaml(path), path=path)
+    values = _load_yaml(path)
+    if rounds is not None and isinstance(values, dict):
+        values = {**values, "rounds": expand_rounds(rounds), "final_round": str(rounds)}
+    return check_params(values, path=path)
 
 
 def check_params(values: Any, *, path: Path) -> Params:
@@ -61,7 +70,7 @@ def check_params(values: Any, *, path: Path) -> Params:
     if bare:
         raise ParamsError(
             f"{path.name}: keys of `rounds` must be quoted ('{bare[0]}': not {bare[0]}:), "
-            "or DVC silently makes no stage of them"
+            f"or DVC silently makes no stage of them: run `dsrg rounds {len(rounds or {})}`"
         )
     try:
         return Params.model_validate(values)

@@ -214,7 +214,7 @@ class Evaluate(Section):
 class Reference(Section):
     """The same network trained on the true masks, to compare with."""
 
-    enabled: bool = Field(description="train it")
+    enabled: bool = Field(description="train the same network on the true masks, to compare with")
 
 
 class Report(Section):
@@ -250,6 +250,7 @@ class Params(Section):
     cams: Cams
     cues: Cues
     rounds: dict[str, Round]
+    final_round: str = Field(description="the last of `rounds`; dvc.yaml names the run's model by it")
     train: Train
     retrain: Retrain
     relabel: Relabel
@@ -270,6 +271,11 @@ class Params(Section):
             raise ValueError(
                 f"`rounds` must be a chain '1', '2', … each naming the one before; wrong: "
                 f"{', '.join(repr(key) for key in wrong)}: run `dsrg rounds {len(found)}`"
+            )
+        if self.final_round != self.round_keys[-1]:
+            raise ValueError(
+                f"`final_round` must be the last of `rounds`, {self.round_keys[-1]!r}, got "
+                f"{self.final_round!r}: run `dsrg rounds {len(found)}`"
             )
         return self
 

@@ -144,7 +144,8 @@ class ServedProject:
         """Name the states of a run's stages; the last try counts."""
         body = {"flow_runs": {"id": {"any_": [run]}}, "sort": "EXPECTED_START_TIME_ASC"}
         return {
-            task["name"]: task["state"]["name"] for task in self.request("POST", "/task_runs/filter", body)
+            task["name"]: (task["state"] or {}).get("name", "")
+            for task in self.request("POST", "/task_runs/filter", body)
         }
 
     def list_artifacts(self, run: str) -> dict[str, str]:

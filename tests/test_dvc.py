@@ -47,6 +47,15 @@ def spec_of(graph: dict[str, Any], stage: str) -> dict[str, Any]:
     return found
 
 
+def list_outs(spec: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """List all that a stage makes, with DVC's options for it."""
+    found: dict[str, dict[str, Any]] = {}
+    for kind in ("outs", "metrics", "plots"):
+        for entry in spec.get(kind, []):
+            found |= {entry: {}} if isinstance(entry, str) else entry
+    return found
+
+
 def test_stages_are_those_of_the_command_line(graph: dict[str, Any]):
     assert list(graph) == [stage.name for stage in STAGES]
     assert {name for name in graph if "foreach" in graph[name]} == {
@@ -75,9 +84,7 @@ def test_only_scoring_stages_are_given_the_truth(graph: dict[str, Any]):
 
 def test_nothing_made_from_the_truth_reaches_labels_or_segmenter(graph: dict[str, Any]):
     tainted = {
-        out
-        for name in ("baseline", "evaluate", "reference")
-        for out in [*spec_of(graph, name).get("outs", []), *_list_metrics(spec_of(graph, name))]
+        out for name in ("baseline", "evaluate", "reference") for out in list_outs(spec_of(graph, name))
     }
     users = {
         name
@@ -91,12 +98,22 @@ def test_nothing_made_from_the_truth_reaches_labels_or_segmenter(graph: dict[str
     assert users <= {"report"}
 
 
-def test_metrics_are_kept_in_git(graph: dict[str, Any]):
+def test_numbers_are_kept_in_git(graph: dict[str, Any]):
     for name in graph:
-        for entry in spec_of(graph, name).get("metrics", []):
-            for path, options in entry.items():
-                assert path.startswith("metrics/")
-                assert options == {"cache": False}
+        spec = spec_of(graph, name)
+        for path, options in list_outs(spec).items():
+            assert (options.get("cache") is False) == path.startswith("metrics/"), path
+        # DVC restores no run with other outputs outside of the cache
+        assert not any(isinstance(out, dict) and "cache" in str(out) for out in spec.get("outs", []))
+
+
+def test_an_artifact_is_an_out_of_the_last_round(project_root: Path, graph: dict[str, Any]):
+    text = (project_root / "dvc.yaml").read_text()
+    artifacts = YAML(typ="safe", pure=True).load(text)["artifacts"]
+    outs = {
+        out.replace("${key}", "${final_round}") for name in graph for out in list_outs(spec_of(graph, name))
+    }
+    assert {artifact["path"] for artifact in artifacts.values()} <= outs
 
 
 def test_a_plot_names_columns_of_its_rows(graph: dict[str, Any], project_root: Path):
@@ -107,7 +124,3 @@ def test_a_plot_names_columns_of_its_rows(graph: dict[str, Any], project_root: P
         options = plots[f"metrics/plots/{name}.json"]
         assert options["cache"] is False
         assert {options["x"], options["y"]} <= set(points[0])
-
-
-def _list_metrics(spec: dict[str, Any]) -> list[str]:
-    return [path for entry in spec.get("metrics", []) for path in entry]

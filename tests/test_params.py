@@ -27,9 +27,20 @@ def values(project_root: Path) -> dict[str, Any]:
 
 
 @pytest.fixture
-def dvc_stages(project_root: Path) -> dict[str, dict[str, Any]]:
-    graph = YAML(typ="safe", pure=True).load((project_root / "dvc.yaml").read_text())
+def graph(project_root: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load((project_root / "dvc.yaml").read_text())
+    return loaded
+
+
+@pytest.fixture
+def dvc_stages(graph: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {name: spec.get("do", spec) for name, spec in graph["stages"].items()}
+
+
+@pytest.fixture
+def naming(graph: dict[str, Any]) -> set[str]:
+    """Keys that name artifacts: no stage reads them."""
+    return set(re.findall(r"\$\{(\w+)\}", str(graph["artifacts"])))
 
 
 def list_leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
@@ -92,13 +103,13 @@ def test_every_field_is_described():
     assert undescribed(Params) == []
 
 
-def test_every_key_is_tracked_by_dvc(dvc_stages: dict[str, dict[str, Any]]):
-    tracked = set().union(*(list_tracked(spec) for spec in dvc_stages.values())) | NOT_TRACKED
+def test_every_key_is_tracked_by_dvc(dvc_stages: dict[str, dict[str, Any]], naming: set[str]):
+    tracked = set().union(*(list_tracked(spec) for spec in dvc_stages.values())) | NOT_TRACKED | naming
     untracked = {leaf for leaf in list_leaves(Params) if not any(covers(key, leaf) for key in tracked)}
     assert untracked == set()
 
 
-def test_every_key_is_read():
+def test_every_key_is_read(naming: set[str]):
     reads = set().union(*(list_param_reads(stage.name) for stage in STAGES))
     arguments = list_argument_names("dsrg")
 
@@ -106,7 +117,7 @@ def test_every_key_is_read():
         section, _, name = leaf.rpartition(".")
         return leaf in reads or (any(covers(read, section) for read in reads) and name in arguments)
 
-    unread = {leaf for leaf in list_leaves(Params) if leaf != "rounds" and not is_read(leaf)}
+    unread = {leaf for leaf in list_leaves(Params) if leaf not in naming | {"rounds"} and not is_read(leaf)}
     assert unread == set()
 
 
@@ -172,6 +183,10 @@ def put(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
         ),
         (put(3, "rounds"), "`rounds` must be a mapping of rounds, got 3: run `dsrg rounds 3`"),
         (put({}, "rounds"), "`rounds` must hold at least one round: run `dsrg rounds 1`"),
+        (
+            put("1", "final_round"),
+            "`final_round` must be the last of `rounds`, '2', got '1': run `dsrg rounds 2`",
+        ),
         (put("2", "rounds", "2", "prev"), "wrong: '2': run `dsrg rounds 2`"),
     ],
 )
@@ -212,7 +227,7 @@ def test_a_folder_that_is_not_there_is_named(values: dict[str, Any], tmp_path: P
 
 
 def test_rounds_form_a_chain(values: dict[str, Any]):
-    values["rounds"] = expand_rounds(3)
+    values["rounds"], values["final_round"] = expand_rounds(3), "3"
     params = check_params(values, path=Path("params.yaml"))
     assert params.round_keys == ("1", "2", "3")
     assert params.rounds["3"].weights == "data/rounds/2/segmenter.safetensors"

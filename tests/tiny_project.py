@@ -60,6 +60,7 @@ def build_params(**changes: Any) -> Params:
     for layer in (CHANGES, changes):
         values = _merge(values, layer)
     values["rounds"] = {key: values["rounds"][key] for key in ("1", "2")}
+    values["final_round"] = "2"
     return check_params(values, path=path)
 
 

@@ -51,11 +51,11 @@ def run_toy(stage: str, params: Params, workspace: Workspace, round_key: str | N
     for done in range(4):
         with console.show_progress(label) as report:
             report(done, 4)
-    for out in [resolve(out) for out in spec.get("outs", [])]:
+    outs = [*spec.get("outs", []), *spec.get("metrics", []), *spec.get("plots", [])]
+    for out in [resolve(out) for out in outs if isinstance(out, str)]:
         _write(root / out, content.hexdigest())
-    numbers = [*spec.get("metrics", []), *spec.get("plots", [])]
-    for place in [resolve(path) for entry in numbers for path in entry]:
-        workspace.write_json(place, {"value": content.hexdigest(), "available": False})  # no truth
+    for place in [resolve(path) for entry in outs if isinstance(entry, dict) for path in entry]:
+        workspace.write_json(place, {"available": False, "value": content.hexdigest()})
 
 
 def _read(path: Path) -> bytes:

@@ -1,11 +1,13 @@
-"""What costs seconds and is made once: Prefect's test server, and one run of the whole method."""
+"""What costs seconds and is made once: Prefect's test server, one run of the toy, one of the whole method."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy_project import build_toy, run_dvc, take_bodies
 
 
 @pytest.fixture(scope="session")
@@ -15,6 +17,21 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=600):
         yield
+
+
+@pytest.fixture(scope="session")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy project after ``dvc repro``. Not to be changed: use `done_project`."""
+    root = build_toy(tmp_path_factory.mktemp("done") / "toy")
+    run_dvc(root, "repro")
+    take_bodies(root)
+    return root
+
+
+@pytest.fixture
+def done_project(done_once: Path, tmp_path: Path) -> Path:
+    """A toy project in which every stage was run by ``dvc repro``."""
+    return shutil.copytree(done_once, tmp_path / "toy")
 
 
 @pytest.fixture(scope="session")

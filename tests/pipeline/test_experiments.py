@@ -10,6 +10,7 @@ import pytest
 from toy_project import build_toy, change_params, run_dvc, take_bodies
 
 from flows.cli import app, guard
+from flows.params_file import edit_params
 from flows.versioning import is_up_to_date, list_stages, prepare
 from flows.versioning_labels import LabelledRun, list_labels, restore_labels
 from flows.versioning_runs import save_experiment
@@ -209,6 +210,20 @@ def test_a_run_travels_to_another_copy(two_runs: Path, tmp_path: Path):
     assert all(is_up_to_date(other, stage) for stage in list_stages(other))
     run_dvc(other, "repro")
     assert take_bodies(other) == []
+
+
+def test_the_final_model_is_an_artifact(two_runs: Path, tmp_path: Path):
+    """Whatever the number of rounds; a version is a git tag, as GTO names it."""
+    edit_params(two_runs, rounds=1)
+    run_dvc(two_runs, "repro")
+    commit(two_runs)
+    tag = ("tag", "-a", "segmenter@v1.0.0", "-m", "one round")
+    git(two_runs, "-c", "user.name=someone", "-c", "user.email=someone@example.org", *tag)
+    run_dvc(
+        two_runs, "artifacts", "get", ".", "segmenter", "--rev", "v1.0.0", "--out", str(tmp_path / "model")
+    )
+    expected = two_runs / "data/rounds/1/segmenter.safetensors"
+    assert (tmp_path / "model").read_bytes() == expected.read_bytes()
 
 
 def test_an_archive_without_git_gives_sensible_answers(

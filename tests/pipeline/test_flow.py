@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from toy_project import run_dvc, take_bodies
+from toy_project import LATER_THAN_REFINE, change_params, run_dvc, take_bodies
+
+from flows.params_file import edit_params
+from flows.versioning import list_stages
+from tasks.params import read_params
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -20,6 +25,22 @@ def project(toy_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # the flow's own children import the toy's stages, not the repository's
     monkeypatch.setenv("PYTHONPATH", str(toy_project))
     return toy_project
+
+
+@pytest.fixture
+def done(done_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What ``dvc repro`` made."""
+    monkeypatch.setenv("PYTHONPATH", str(done_project))
+    return done_project
+
+
+def run_flow(project: Path) -> dict[str, str]:
+    """Run the flow to its end; return the state of every stage."""
+    from flows.pipeline import run_pipeline
+
+    state = run_pipeline(root=str(project), return_state=True)
+    assert state.is_completed(), state.message
+    return read_task_states(state.state_details.flow_run_id)
 
 
 def read_task_states(flow_run_id: object) -> dict[str, str]:
@@ -54,7 +75,7 @@ def test_the_flow_has_the_edges_of_the_graph(project: Path, monkeypatch: pytest.
     assert edges == list_edges(project)
 
 
-def test_each_door_knows_what_the_other_did(project: Path):
+def test_what_a_failed_flow_and_its_retry_made_dvc_repro_never_makes_again(project: Path):
     from flows.pipeline import run_pipeline
 
     (project / "fail_relabel@1").touch()
@@ -79,14 +100,49 @@ def test_each_door_knows_what_the_other_did(project: Path):
 
     run_dvc(project, "repro")
     assert take_bodies(project) == []
-    again = run_pipeline(root=str(project), return_state=True)
-    assert set(read_task_states(again.state_details.flow_run_id).values()) == {"UpToDate"}
 
-    for path in (project / "data/rounds/1/pseudo_labels.zarr").iterdir():
-        path.unlink()
-    restored = run_pipeline(root=str(project), return_state=True)
-    assert read_task_states(restored.state_details.flow_run_id)["refine@1"] == "Cached"
-    assert take_bodies(project) == []
+
+def test_what_dvc_repro_made_the_flow_never_makes_again(done: Path):
+    states = run_flow(done)
+    assert set(states) == set(list_stages(done))
+    assert set(states.values()) == {"UpToDate"}
+    shutil.rmtree(done / "data" / "rounds" / "2")
+    states = run_flow(done)
+    assert {stage for stage, state in states.items() if state == "Cached"} == {
+        f"{stage}@2" for stage in ("train", "relabel", "refine", "evaluate")
+    }
+    assert {state for stage, state in states.items() if not stage.endswith("@2")} == {"UpToDate"}
+    assert take_bodies(done) == []
+
+
+def test_the_flow_runs_what_a_change_reaches_and_restores_what_was_before(done: Path):
+    labels = done / "data/rounds/2/pseudo_labels.zarr/content.txt"
+    before = labels.read_text()
+    weight = read_params(done / "params.yaml").refine.crf.bilateral_weight
+    change_params(done, refine__crf__bilateral_weight=6.5)
+    states = run_flow(done)
+    assert sorted(take_bodies(done)) == sorted(LATER_THAN_REFINE)
+    assert {stage for stage, state in states.items() if state != "UpToDate"} == set(LATER_THAN_REFINE)
+    assert labels.read_text() != before
+    run_dvc(done, "repro")
+    assert take_bodies(done) == []
+
+    change_params(done, refine__crf__bilateral_weight=weight)
+    states = run_flow(done)
+    assert {stage for stage, state in states.items() if state == "Cached"} == set(LATER_THAN_REFINE)
+    assert take_bodies(done) == []
+    assert labels.read_text() == before
+
+
+def test_a_third_round_through_the_flow_runs_only_itself_and_what_sums_up(done: Path):
+    edit_params(done, rounds=3)
+    states = run_flow(done)
+    # the reference trains as many steps as all rounds together
+    new = ["train@3", "relabel@3", "refine@3", "evaluate@3", "reference", "report"]
+    assert sorted(take_bodies(done)) == sorted(new)
+    assert {stage for stage, state in states.items() if state != "UpToDate"} == set(new)
+    run_dvc(done, "repro")
+    assert take_bodies(done) == []
 
 
 @pytest.mark.parametrize("shell", ["/bin/bash", "/bin/sh"])

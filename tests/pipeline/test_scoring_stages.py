@@ -161,6 +161,7 @@ def params() -> Params:
     values["evaluate"]["scales"] = (1.0,)
     values["report"]["panels"] = 2
     values["rounds"] = {"1": values["rounds"]["1"]}
+    values["final_round"] = "1"
     return Params.model_validate(values)
 
 

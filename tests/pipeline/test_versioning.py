@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-from toy_project import build_toy, change_params, run_dvc, take_bodies
+from toy_project import LATER_THAN_REFINE, change_params, run_dvc, take_bodies
 
 from flows.params_file import edit_params
 from flows.versioning import (
@@ -21,25 +20,6 @@ from flows.versioning import (
 from tasks.__main__ import STAGES
 from tasks.errors import UserError
 from tasks.params import read_params
-
-# the baseline is not later, but is scored with the CRF of `refine` too
-LATER_THAN_REFINE = [
-    *["refine@1", "train@2", "relabel@2", "refine@2", "evaluate@1", "evaluate@2"],
-    *["baseline", "report"],
-]
-
-
-@pytest.fixture(scope="module")
-def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = build_toy(tmp_path_factory.mktemp("done") / "toy")
-    run_dvc(root, "repro")
-    take_bodies(root)
-    return root
-
-
-@pytest.fixture
-def done_project(done_once: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(done_once, tmp_path / "toy")
 
 
 def test_the_graph_holds_every_stage_and_round(toy_project: Path):
@@ -155,6 +135,20 @@ def test_edits_keep_comments_and_write_nothing_invalid(toy_project: Path):
         edit_params(toy_project, settings=["train.lr"])
     assert path.read_text() == kept
     assert not edit_params(toy_project, settings=["train.lr=0.25"])
+
+
+@pytest.mark.parametrize("said", ["rounds: 3", "rounds: {1: {prev: cues}}", "rounds: {}", None])
+def test_rounds_that_cannot_be_are_written_anew(toy_project: Path, said: str | None):
+    path = toy_project / "params.yaml"
+    right = path.read_text()
+    wrong = right.split("\nrounds:")[0] + f"\n{said}\n"
+    path.write_text(wrong if said else right.replace("final_round: '2'", "final_round: '3'"))
+    with pytest.raises(UserError, match=r"run `dsrg rounds \d`"):
+        read_params(path)
+    assert edit_params(toy_project, rounds=2)
+    assert read_params(path).round_keys == ("1", "2")
+    edit_params(toy_project, rounds=1)
+    assert read_params(path).final_round == "1"
 
 
 def test_own_pictures_are_named_as_the_project_sees_them(toy_project: Path, tmp_path: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import shutil
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tasks.errors import UserError
 from tasks.locking import (
     HELD,
     WAIT,
@@ -192,3 +195,69 @@ def test_a_lock_whose_folder_was_removed_locks_the_new_one(tmp_path: Path, start
     shutil.rmtree(tmp_path / ".work")
     with hold_workspace(tmp_path, "cams"):
         assert str(find_holder(tmp_path)).startswith("`cams`")
+
+
+def test_a_lock_that_is_only_looked_at_is_free(tmp_path: Path):
+    """`dsrg wait` and `dsrg stages` look again and again, also from several terminals at once."""
+    with hold_workspace(tmp_path, "cams"):
+        pass
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            find_holder(tmp_path)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(50):
+            with hold_workspace(tmp_path, "cams"):
+                pass
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_looking_makes_nothing_and_needs_no_right_to_write(tmp_path: Path):
+    assert find_holder(tmp_path) is None
+    assert not list(tmp_path.iterdir())
+    with hold_workspace(tmp_path, "cams"):
+        (tmp_path / ".work" / "lock").chmod(0o444)
+        assert str(find_holder(tmp_path)).startswith("`cams`")
+
+
+def test_what_a_dead_holder_wanted_is_forgotten(tmp_path: Path, start: Start):
+    kill(start("dsrg run"))
+    ask_for(tmp_path, "train@2")
+    with hold_workspace(tmp_path, "dsrg run"):
+        assert not (tmp_path / ".work" / "wanted").exists()
+
+
+def test_whoever_worked_for_a_dead_holder_does_not_work_beside_the_next(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+):
+    dead = start("dsrg run")
+    token = json.loads((tmp_path / ".work" / "lock").read_text())["token"]
+    kill(dead)
+    with hold_workspace(tmp_path, "cams"):
+        pass
+    start("dsrg run")
+    monkeypatch.setenv(HELD, token)
+    with pytest.raises(WorkspaceBusyError), hold_workspace(tmp_path, "train@1"):
+        pass
+    (tmp_path / ".work" / "lock").write_text("")  # held, but not signed yet
+    monkeypatch.setenv(HELD, "")
+    with pytest.raises(WorkspaceBusyError, match="`another run`"), hold_workspace(tmp_path, "train@1"):
+        pass
+
+
+def test_a_disk_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(lock: int, kind: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    message = r"the disk of `\.work/lock` knows no locks \(No locks available\)"
+    with pytest.raises(UserError, match=message), hold_workspace(tmp_path, "cams"):
+        pass
