@@ -45,7 +45,11 @@ from tasks.workspace import Workspace
 BUFFERED_METRICS = 200
 FLUSH_SECONDS = 5.0
 SYSTEM_SECONDS = 10.0
-_FLOW_RUN = {"prefect.flow_run_id": "DSRG_FLOW_RUN_ID", "prefect.flow_run_url": "DSRG_FLOW_RUN_URL"}
+_TAGS = {
+    "prefect.flow_run_id": "DSRG_FLOW_RUN_ID",
+    "prefect.flow_run_url": "DSRG_FLOW_RUN_URL",
+    "dvc.experiment": "DSRG_EXPERIMENT",
+}
 
 
 class Run:
@@ -265,7 +269,8 @@ def _open(workspace: Workspace, target: Target) -> Iterator[Run]:
         _deliver(client, home, place)
         info = client.get_run(find_run(client, target, home)).info
     except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not cost a training
-        _tell_cut(error)
+        if not list_waiting(home, place):  # said already, by the first that was cut off
+            _tell_cut(error)
         client = None
     run = Run(client, info.run_id, spool, info) if info else Run(None, None, spool, info)
     try:
@@ -337,7 +342,7 @@ def _name_target(params: Params, stage: str) -> Target:
 
 
 def _list_tags(workspace: Workspace, stage: str) -> dict[str, str]:
-    tags = {tag: os.environ[name] for tag, name in _FLOW_RUN.items() if os.environ.get(name)}
+    tags = {tag: os.environ[name] for tag, name in _TAGS.items() if os.environ.get(name)}
     commit = _read_commit(workspace.root)
     tags["mlflow.source.name"] = "dsrg" if stage == STUDY else f"python -m tasks {stage.replace('@', ' -r ')}"
     with contextlib.suppress(KeyError, OSError):  # a user without a name
