@@ -125,7 +125,11 @@ def overlay_cam(image: Rgb, cams: NDArray[np.float32]) -> Rgb:
 
 
 def draw_panel(
-    columns: Sequence[tuple[str, Rgb]], *, caption: str = "", legend: Sequence[tuple[str, int]] = ()
+    columns: Sequence[tuple[str, Rgb]],
+    *,
+    caption: str = "",
+    legend: Sequence[tuple[str, int]] = (),
+    per_line: int | None = None,
 ) -> Rgb:
     """Draw pictures side by side, with a title over each, a caption and a legend below.
 
@@ -136,6 +140,8 @@ def draw_panel(
     caption : str
     legend : sequence of (str, int)
         Class name and id. Background and unlabelled are added to it.
+    per_line : int, optional
+        How many stand side by side; further ones below. All in one line, if left out.
 
     Returns
     -------
@@ -145,18 +151,20 @@ def draw_panel(
         raise ValueError("`columns` must hold at least one picture, got none.")
     tiles = [_fit_tile(picture) for _, picture in columns]
     height, width = max(tile.height for tile in tiles), TILE  # so that columns of a sheet stand in line
-    total = _GAP + (width + _GAP) * len(tiles)
+    across = min(per_line or len(tiles), len(tiles))
+    total = _GAP + (width + _GAP) * across
     keys = _lay_out_legend(legend, total)
     head, foot = 24, 26 + 22 * (1 + max((line for _, _, line, _ in keys), default=-1))
-    sheet = Image.new("RGB", (total, head + height + foot), _PAPER)
+    end = (head + height) * -(-len(tiles) // across)
+    sheet = Image.new("RGB", (total, end + foot), _PAPER)
     pen = ImageDraw.Draw(sheet)
     for number, ((title, _), tile) in enumerate(zip(columns, tiles, strict=True)):
-        left = _GAP + number * (width + _GAP)
-        pen.text((left, 4), title, fill=_INK, font=_load_font(13))
-        sheet.paste(tile, (left, head))
-    pen.text((_GAP, head + height + 5), caption, fill=_FAINT, font=_load_font(11))
+        left, top = _GAP + number % across * (width + _GAP), number // across * (head + height)
+        pen.text((left, top + 4), title, fill=_INK, font=_load_font(13))
+        sheet.paste(tile, (left, top + head))
+    pen.text((_GAP, end + 5), caption, fill=_FAINT, font=_load_font(11))
     for name, colour, line, left in keys:
-        top = head + height + 26 + 22 * line
+        top = end + 26 + 22 * line
         pen.rectangle((left, top, left + 14, top + 14), fill=colour, outline=_FAINT)
         pen.text((left + 20, top), name, fill=_INK, font=_load_font(11))
     return np.asarray(sheet)

@@ -24,6 +24,7 @@ from tasks.shards import map_shards
 from tasks.workspace import StageWork, Workspace
 
 _ROWS_PER_JOB = 64
+_PER_LINE = 3
 _NAMES = {"cues": "cue", "seeds": "seed", "pseudo_labels": "pseudo_label"}
 _STAGES = {"cues": "cues", "seeds": "relabel@{}", "pseudo_labels": "refine@{}"}
 
@@ -168,10 +169,15 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any,
                 size = index.sizes[row]
                 picture = columns[0][1]
                 columns.append(("truth", overlay(picture, inputs.open_truth().read(row, size))))
-            panel = draw_panel(columns, caption=_caption(index, row), legend=_legend(index, row, split))
+            about: dict[str, Any] = {
+                "caption": _caption(index, row),
+                "legend": _legend(index, row, split),
+            }
             key = f"{split}-{number:02d}"
-            write_png(folder / f"{key}-{_file_name(str(index.ids[row]))}.png", panel)
-            panels.append(panel)
+            # on its own nearly square, which is how MLflow's image grid shows it
+            single = draw_panel(columns, per_line=_PER_LINE, **about)
+            write_png(folder / f"{key}-{_file_name(str(index.ids[row]))}.png", single)
+            panels.append(draw_panel(columns, **about))
         if panels:
             write_png(folder / f"{split}.png", stack_panels(panels))
 

@@ -74,6 +74,19 @@ def test_a_panel_holds_its_columns_in_order_and_its_legend() -> None:
     assert panel.dtype == np.uint8
 
 
+def test_columns_go_on_in_further_lines() -> None:
+    colours = ([255, 0, 0], [0, 255, 0], [0, 0, 255])
+    columns = [(str(colour), np.full((64, 64, 3), colour, np.uint8)) for colour in colours]
+    panel = draw_panel(columns, per_line=2)
+    reds, greens, blues = ((panel == colour).all(axis=-1).nonzero() for colour in colours)
+    assert reds[0].min() == greens[0].min()
+    assert reds[1].max() < greens[1].min()
+    assert blues[0].min() > reds[0].max()
+    assert blues[1].min() == reds[1].min()
+    assert panel.shape[1] < draw_panel(columns).shape[1]
+    assert np.array_equal(draw_panel(columns, per_line=9), draw_panel(columns))
+
+
 def test_many_classes_wrap_the_legend_into_lines() -> None:
     picture = np.zeros((32, 32, 3), np.uint8)
     few = draw_panel([("p", picture)], legend=[("cat", 1)])
