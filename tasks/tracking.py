@@ -200,8 +200,8 @@ def name_data(params: Params) -> str:
 
 
 def digest_study(params: Params) -> str:
-    """Digest what makes a study: all params but those of the machine and the report."""
-    values = params.model_dump(mode="json", exclude={"compute", "report", "rounds"})
+    """Digest what makes a study: all params but those of machine and report, and the number of rounds."""
+    values = params.model_dump(mode="json", exclude={"compute", "report", "rounds", "final_round"})
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from tasks import tracking
-from tasks.params import Params, read_params
+from tasks.params import Params, expand_rounds, read_params
 from tasks.tracking_places import locate_tracking
 from tasks.tracking_spool import FOLDER
 from tasks.workspace import Workspace
@@ -289,8 +289,10 @@ def test_a_run_in_a_folder_of_its_own_is_kept_in_the_project(
     assert not (apart / "mlflow.db").exists()
 
 
-def test_a_study_is_its_params_but_not_the_machine(params: Params):
+def test_a_study_is_its_params_but_not_the_machine_nor_its_rounds(params: Params):
     machine = params.model_copy(update={"compute": params.compute.model_copy(update={"workers": 3})})
     method = params.model_copy(update={"train": params.train.model_copy(update={"lr": 0.123})})
     assert tracking.digest_study(machine) == tracking.digest_study(params)
+    longer = {**params.model_dump(), "rounds": expand_rounds(3), "final_round": "3"}
+    assert tracking.digest_study(Params.model_validate(longer)) == tracking.digest_study(params)
     assert tracking.digest_study(method) != tracking.digest_study(params)
