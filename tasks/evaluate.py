@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from tasks.shards import map_shards
 from tasks.workspace import StageWork, Workspace
 
 _ROWS_PER_JOB = 64
-_PER_LINE = 3
 _NAMES = {"cues": "cue", "seeds": "seed", "pseudo_labels": "pseudo_label"}
 _STAGES = {"cues": "cues", "seeds": "relabel@{}", "pseudo_labels": "refine@{}"}
 
@@ -175,7 +175,7 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any,
             }
             key = f"{split}-{number:02d}"
             # on its own nearly square, which is how MLflow's image grid shows it
-            single = draw_panel(columns, per_line=_PER_LINE, **about)
+            single = draw_panel(columns, per_line=math.ceil(len(columns) ** 0.5), **about)
             write_png(folder / f"{key}-{_file_name(str(index.ids[row]))}.png", single)
             panels.append(draw_panel(columns, **about))
         if panels:
