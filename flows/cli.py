@@ -191,3 +191,7 @@ def guard(command: Callable[[], Any]) -> int:
 def main() -> None:
     """Run the command line."""
     sys.exit(guard(app))
+
+
+if __name__ == "__main__":
+    main()

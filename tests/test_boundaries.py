@@ -28,7 +28,20 @@ STAGE_MODULES = {f"tasks/{stage.name}.py" for stage in STAGES}
 # the stages that score; ingest writes the truth, reference is trained on it for comparison
 SEE_TRUTH = {"ingest", "baseline", "evaluate", "reference"}
 # the others are read by commands that must start fast
-PREFECT_MODULES = ("deployments", "limits", "orphans", "pipeline", "serve", "stages", "story", "triggered")
+PREFECT_MODULES = (
+    *(
+        "deployments",
+        "limits",
+        "orphans",
+        "pipeline",
+        "reach",
+        "runner",
+        "serve",
+        "stages",
+        "story",
+        "triggered",
+    ),
+)
 ALL = [module for floor in FLOORS for module in list_modules(floor)]
 
 
