@@ -103,12 +103,11 @@ def _describe_run() -> dict[str, str]:
     }
 
 
-def _track_study(root: Path) -> None:
+def _track_study(root: Path, experiment: str | None) -> None:
     """Have the run's results written to MLflow, whether its stages ran or were up to date."""
     log = get_run_logger()
-    status, _ = run_child(
-        [sys.executable, "-m", "tasks.study"], root, on_line=log.info, environment=_describe_run()
-    )
+    about = {**_describe_run(), **({"DSRG_EXPERIMENT": experiment} if experiment else {})}
+    status, _ = run_child([sys.executable, "-m", "tasks.study"], root, on_line=log.info, environment=about)
     if status:
         log.warning("the results were not written to MLflow; once it works: python -m tasks.study")
 
@@ -133,7 +132,7 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
     if not all(state.is_completed() for state in states.values()):
         return Failed(message="not every stage was started")
     kept = save_experiment(root, experiment, say=get_run_logger().warning) if experiment else None
-    _track_study(root)
+    _track_study(root, kept)
     show_results(root, experiment=kept, tracked=read_tracked(root))
     ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
     restored = sum(state.name == "Cached" for state in states.values())

@@ -131,6 +131,7 @@ def _list_links(experiment: str | None, tracked: Mapping[str, str]) -> list[str]
     lines = ["# Where it is", ""]
     if url := tracked.get("url"):
         place = f"{url}/#/experiments/{tracked['experiment_id']}/runs/{tracked['run_id']}"
+        place += "?workflowType=machine_learning"  # else MLflow's menus are those for language models
         lines.append(f"- MLflow: [parameters, curves, pictures, model]({place})")
     elif tracked:
         lines.append(f"- MLflow: run `{tracked['run_id']}`; `make ui` shows it")

@@ -50,7 +50,7 @@ def log_study(params: Params, workspace: Workspace) -> None:
     points = list_points(params, evaluated, summary)
     with tracking.study_run(workspace, params, whole=True) as run, tempfile.TemporaryDirectory() as place:
         run.log_params(params.model_dump(mode="json"))
-        run.set_tags(list_outputs(tracking.read_lock(workspace)))
+        run.set_tags(list_outputs(params, workspace))
         run.log_dataset(*tracking.describe_data(workspace, params))
         run.log_points(points)
         for key in params.round_keys:
@@ -103,14 +103,15 @@ def list_points(params: Params, evaluated: Mapping[str, Any], summary: Mapping[s
     return points
 
 
-def list_outputs(lock: Mapping[str, Any]) -> dict[str, str]:
-    """List what DVC recorded of every stage's outputs as tags: ``dvc.md5.train.1``."""
+def list_outputs(params: Params, workspace: Workspace) -> dict[str, str]:
+    """List what DVC recorded of the outputs of stages that are not stale, as tags: ``dvc.md5.train.1``."""
+    stale = list_stale(params, workspace)
     return {
         f"dvc.md5.{stage.replace('@', '.')}": ", ".join(
             f"{out['path']} {out['md5']}" for out in record["outs"]
         )
-        for stage, record in lock.items()
-        if record.get("outs")
+        for stage, record in _read_records(params, workspace).items()
+        if record.get("outs") and stage not in stale
     }
 
 
@@ -120,16 +121,12 @@ def list_stale(params: Params, workspace: Workspace) -> list[str]:
     A stage is stale if a param or an input has another value than its last run had, or if its numbers
     on disk are not the recorded ones. Without a ``dvc.lock`` nothing is known.
     """
-    lock = {
-        stage: record
-        for stage, record in tracking.read_lock(workspace).items()
-        if "@" not in stage or stage.partition("@")[2] in params.rounds
-    }
-    made = {out["path"]: out["md5"] for record in lock.values() for out in record.get("outs", [])}
+    records = _read_records(params, workspace)
+    made = {out["path"]: out["md5"] for record in records.values() for out in record.get("outs", [])}
     values = params.model_dump(mode="json")
     return [
         stage
-        for stage, record in lock.items()
+        for stage, record in records.items()
         if any(
             _look_up(values, key) != value
             for key, value in record.get("params", {}).get("params.yaml", {}).items()
@@ -140,6 +137,15 @@ def list_stale(params: Params, workspace: Workspace) -> list[str]:
             for out in record.get("outs", [])
         )
     ]
+
+
+def _read_records(params: Params, workspace: Workspace) -> dict[str, Any]:
+    """Read what DVC recorded of this study's stages; a lock may hold rounds that were removed since."""
+    return {
+        stage: record
+        for stage, record in tracking.read_lock(workspace).items()
+        if "@" not in stage or stage.partition("@")[2] in params.rounds
+    }
 
 
 def _read_evaluation(workspace: Workspace, key: str) -> Any:

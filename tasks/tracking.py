@@ -45,7 +45,11 @@ from tasks.workspace import Workspace
 BUFFERED_METRICS = 200
 FLUSH_SECONDS = 5.0
 SYSTEM_SECONDS = 10.0
-_FLOW_RUN = {"prefect.flow_run_id": "DSRG_FLOW_RUN_ID", "prefect.flow_run_url": "DSRG_FLOW_RUN_URL"}
+_TAGS = {
+    "prefect.flow_run_id": "DSRG_FLOW_RUN_ID",
+    "prefect.flow_run_url": "DSRG_FLOW_RUN_URL",
+    "dvc.experiment": "DSRG_EXPERIMENT",
+}
 
 
 class Run:
@@ -125,9 +129,9 @@ class Run:
             self._write({"kind": "metrics", "rows": rows})
 
     def end(self, status: str) -> None:
-        """Write what is left, and how the run ended."""
+        """Write what is left, and how the run ended: `ended`, or now."""
         self.flush()
-        self._write({"kind": "end", "status": status, "when": self.ended or read_clock()})
+        self._write({"kind": "end", "status": status, "when": max(self.ended or read_clock(), self.began)})
         if self._spool is not None:
             self._spool.close()
 
@@ -265,7 +269,8 @@ def _open(workspace: Workspace, target: Target) -> Iterator[Run]:
         _deliver(client, home, place)
         info = client.get_run(find_run(client, target, home)).info
     except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not cost a training
-        _tell_cut(error)
+        if not list_waiting(home, place):  # said already, by the first that was cut off
+            _tell_cut(error)
         client = None
     run = Run(client, info.run_id, spool, info) if info else Run(None, None, spool, info)
     try:
@@ -283,10 +288,11 @@ def _deliver(client: Any, home: Path, place: str) -> None:
     """Tell MLflow what it could not be told before."""
 
     def write(target: Mapping[str, Any], run_id: str | None, entries: Sequence[Entry]) -> None:
-        run = run_id or find_run(client, Target(**target), home)
         refused: list[str] = []
+        run = run_id
         for entry in entries:
             try:
+                run = run or find_run(client, Target(**target), home)
                 write_entry(client, run, entry)
             except Exception as error:
                 if not is_refusal(error):
@@ -336,7 +342,7 @@ def _name_target(params: Params, stage: str) -> Target:
 
 
 def _list_tags(workspace: Workspace, stage: str) -> dict[str, str]:
-    tags = {tag: os.environ[name] for tag, name in _FLOW_RUN.items() if os.environ.get(name)}
+    tags = {tag: os.environ[name] for tag, name in _TAGS.items() if os.environ.get(name)}
     commit = _read_commit(workspace.root)
     tags["mlflow.source.name"] = "dsrg" if stage == STUDY else f"python -m tasks {stage.replace('@', ' -r ')}"
     with contextlib.suppress(KeyError, OSError):  # a user without a name

@@ -36,10 +36,12 @@ def write_entry(client: Any, run_id: str, entry: Entry) -> None:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tell whether MLflow answered, and refused; everything else may be tried again later."""
+    """Tell whether trying again is of no use: MLflow refused, or the entry itself is at fault."""
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException) and error.get_http_status_code() in (400, 404, 409)
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() in (400, 404, 409)
+    return isinstance(error, FileNotFoundError) or not isinstance(error, OSError)
 
 
 def _write_metrics(client: Any, run_id: str, *, rows: list[tuple[str, float, int, int]]) -> None:

@@ -23,6 +23,7 @@ _DEFAULTS = {
     "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
     # MLflow's own 7 retries with doubling waits hold a training up for minutes when a server dies
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",

@@ -134,12 +134,12 @@ def test_a_server_that_dies_costs_the_training_nothing(server: Server, root: Pat
 
 
 def test_a_server_that_is_down_from_the_start_is_told_afterwards(server: Server, root: Path) -> None:
-    for stage in ("train@1", "evaluate@1", "report"):
+    for stage, warnings in (("train@1", 1), ("evaluate@1", 0), ("report", 0)):
         began = time.monotonic()
         process = run_in_process(root, stage)
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
-        assert said.count("no answer from") == 1, said
+        assert said.count("no answer from") == warnings, said
         assert time.monotonic() - began < 60
     server.start()
     assert study.main(["--root", str(root)]) == 0

@@ -226,6 +226,24 @@ def test_half_a_line_of_a_killed_process_is_left_out(workspace: Workspace, param
     assert list_steps(workspace, list_runs(workspace, "train@1")[0], "loss") == [1]
 
 
+def test_what_can_never_be_written_does_not_hold_up_the_rest(
+    workspace: Workspace, params: Params, line: Line, capsys: pytest.CaptureFixture[str]
+):
+    line.cut()
+    with tracking.stage_run(workspace, params, "train@1") as run:
+        run.log_files("panels", {"images/a.png": workspace.path("mlflow.db")})
+        run.log_metrics({"loss": 1.0}, step=1)
+    line.mend()
+    (folder,) = workspace.path(FOLDER).iterdir()
+    for file in (folder / "files").iterdir():
+        file.unlink()
+    with tracking.study_run(workspace, params) as study:
+        assert study.reached
+    assert "MLflow refused what was kept, which is left out: files of train@1" in capsys.readouterr().err
+    assert list_steps(workspace, list_runs(workspace, "train@1")[0], "loss") == [1]
+    assert tracking.count_waiting(workspace) == 0
+
+
 def test_one_refusal_does_not_end_the_tracking(
     workspace: Workspace,
     params: Params,
