@@ -188,6 +188,31 @@ def test_a_remote_holds_every_round(two_runs: Path, tmp_path: Path):
     assert take_bodies(two_runs) == []
 
 
+def test_another_copy_runs_nothing_that_was_pushed(two_runs: Path, tmp_path: Path):
+    """What is committed, by `dvc pull`; runs before it, by `dvc exp pull`, which brings their data too."""
+    commit(two_runs)
+    shared, other = tmp_path / "shared.git", tmp_path / "other"
+    git(two_runs, "init", "-q", "--bare", str(shared))
+    git(two_runs, "remote", "add", "origin", str(shared))
+    git(two_runs, "push", "-q", "origin", "HEAD")
+    store = ("remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    run_dvc(two_runs, *store)
+    run_dvc(two_runs, "push", "--run-cache")
+    run_dvc(two_runs, "exp", "push", "origin", "first")
+
+    git(tmp_path, "clone", "-q", str(shared), str(other))
+    run_dvc(other, *store)
+    run_dvc(other, "pull", "--run-cache")
+    run_dvc(other, "repro")
+    assert take_bodies(other) == []
+    assert (other / LAST).read_text() == (two_runs / LAST).read_text()
+    run_dvc(other, "exp", "pull", "origin", "first")
+    run_dvc(other, "exp", "apply", "first")
+    run_dvc(other, "repro")
+    assert take_bodies(other) == []
+    assert (other / LAST).read_text() != (two_runs / LAST).read_text()
+
+
 def test_a_run_travels_to_another_copy(two_runs: Path, tmp_path: Path):
     """By the git remote and the DVC remote, as docs/versioning.md tells."""
     shared, other = tmp_path / "shared.git", tmp_path / "other"
