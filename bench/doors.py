@@ -6,7 +6,8 @@ temporary server, its database made before). Every way starts from a project of 
 nothing yet; the ways take turns, and medians are reported. Then what each door takes when nothing is to
 do, and how long commands take to start. Writes ``bench/doors.json``.
 
-Absolute times are those of the machine, and of what else ran on it: compare within a table.
+Absolute times are those of the machine, and of what else ran on it: compare within a table. CPU time,
+of all processes of a way taken together, suffers least from what else runs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
 import sys
@@ -28,7 +30,7 @@ from flows.versioning import list_stages
 from tests.tiny_project import build_params, write_params
 from tests.toy_project import copy_project
 
-ROUNDS = 3
+ROUNDS = 2
 NO_OPS = 3
 START_UPS = 7
 DSRG = ("-c", "from flows.cli import main; main()")
@@ -44,6 +46,7 @@ for label in sys.argv[1:]:
     importlib.import_module(f"tasks.{stage}").run(params, workspace, round_key=key or None)
 """
 EMPTY_FLOW = "import flows; from prefect import flow; flow(lambda: None, name='empty')()"
+CPU = "in all, CPU"
 Times = dict[str, float]
 
 
@@ -92,6 +95,12 @@ def start(root: Path, arguments: tuple[str, ...]) -> subprocess.Popen[str]:
     )
 
 
+def read_cpu() -> float:
+    """Read the CPU time of all processes that were started from here and have ended, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def time_whole(root: Path, *arguments: str) -> float:
     """Time a run of Python from its start to its end."""
     return sum(time_lines(root, arguments, r"(?!)").values())
@@ -138,17 +147,18 @@ def measure_runs(home: Path) -> tuple[dict[str, list[Times]], Path]:
         order = list(WAYS)[number % len(WAYS) :] + list(WAYS)[: number % len(WAYS)]
         for name in order:
             root = copy_project(home / f"{name.replace(' ', '-')}-{number}")
-            write_params(build_params(), root)
+            write_params(build_params(reference={"enabled": False}), root)
             if number + len(found["dsrg run"]) == 0:
                 time_whole(root, "-c", EMPTY_FLOW)  # makes Prefect's database
+            before = read_cpu()
             times = WAYS[name](root, list_stages(root))
-            found[name].append(times)
-            print(f"{number + 1}/{ROUNDS} {name}: {sum(times.values()):.1f} s", file=sys.stderr)
+            found[name].append(times | {CPU: read_cpu() - before})
+            print(f"{number + 1}/{ROUNDS} {name}: {_sum_up(times):.1f} s", file=sys.stderr)
             done = root if name == "dsrg run" else done
     return found, done
 
 
-def measure_no_ops(done: Path) -> Times:
+def measure_no_ops(done: Path) -> dict[str, Times]:
     """Time the doors where nothing is to do, and a flow that does nothing."""
     commands = {
         "dvc repro": ("-m", "dvc", "repro"),
@@ -158,7 +168,7 @@ def measure_no_ops(done: Path) -> Times:
     return _take_turns(done, commands, NO_OPS)
 
 
-def measure_start_ups(done: Path) -> Times:
+def measure_start_ups(done: Path) -> dict[str, Times]:
     """Time commands that should answer at once."""
     commands = {
         "python -c pass": ("-c", "pass"),
@@ -171,20 +181,29 @@ def measure_start_ups(done: Path) -> Times:
     return _take_turns(done, commands, START_UPS)
 
 
-def _take_turns(root: Path, commands: dict[str, tuple[str, ...]], repeats: int) -> Times:
+def _take_turns(root: Path, commands: dict[str, tuple[str, ...]], repeats: int) -> dict[str, Times]:
     for command in commands.values():
         time_whole(root, *command)  # not counted: files come from the disk, bytecode is written
-    times: dict[str, list[float]] = {name: [] for name in commands}
+    wall: dict[str, list[float]] = {name: [] for name in commands}
+    cpu: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            times[name].append(time_whole(root, *command))
-    return {name: statistics.median(values) for name, values in times.items()}
+            before = read_cpu()
+            wall[name].append(time_whole(root, *command))
+            cpu[name].append(read_cpu() - before)
+    return {
+        name: {
+            "seconds": round(statistics.median(wall[name]), 2),
+            "CPU": round(statistics.median(cpu[name]), 2),
+        }
+        for name in commands
+    }
 
 
 def find_medians(found: dict[str, list[Times]], stages: list[str]) -> list[dict[str, Any]]:
     """Find the medians by stage and way; ``start and end`` is what belongs to no stage."""
     rows = []
-    for label in [*stages, "start and end", "in all"]:
+    for label in [*stages, "start and end", "in all", CPU]:
         row: dict[str, Any] = {"stage": label}
         for name, runs in found.items():
             values = [_pick(run, label, stages) for run in runs]
@@ -195,10 +214,14 @@ def find_medians(found: dict[str, list[Times]], stages: list[str]) -> list[dict[
 
 def _pick(run: Times, label: str, stages: list[str]) -> float:
     if label == "in all":
-        return sum(run.values())
+        return _sum_up(run)
     if label == "start and end":
-        return sum(value for name, value in run.items() if name not in stages)
+        return sum(value for name, value in run.items() if name not in (*stages, CPU))
     return run.get(label, 0.0)
+
+
+def _sum_up(run: Times) -> float:
+    return sum(value for name, value in run.items() if name != CPU)
 
 
 def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -217,26 +240,27 @@ def main() -> None:
         stages = list_stages(done)
         rows = find_medians(found, stages)
         no_ops, start_ups = measure_no_ops(done), measure_start_ups(done)
-    total = rows[-1]
-    extra = {name: round((total[name] - total["processes"]) / len(stages), 2) for name in WAYS}
+    wall, cpu = rows[-2:]
+    ratios = [
+        ("times functions", *(f"{wall[name] / wall['functions']:.2f}" for name in WAYS)),
+        ("times functions, CPU", *(f"{cpu[name] / cpu['functions']:.2f}" for name in WAYS)),
+        (
+            "CPU seconds a stage more than processes",
+            *(f"{(cpu[name] - cpu['processes']) / len(stages):.2f}" for name in WAYS),
+        ),
+    ]
     print_table(("seconds", *WAYS), [(row["stage"], *(f"{row[name]:.1f}" for name in WAYS)) for row in rows])
-    print_table(
-        ("in all", *WAYS),
-        [
-            ("times functions", *(f"{total[name] / total['functions']:.2f}" for name in WAYS)),
-            ("more than processes, s a stage", *(f"{extra[name]:.2f}" for name in WAYS)),
-        ],
-    )
-    print_table(("nothing to do", "seconds"), [(name, f"{value:.1f}") for name, value in no_ops.items()])
-    print_table(("start", "seconds"), [(name, f"{value:.2f}") for name, value in start_ups.items()])
+    print_table(("in all", *WAYS), ratios)
+    for about, times in (("nothing to do", no_ops), ("start", start_ups)):
+        lines = [(name, f"{row['seconds']:.2f}", f"{row['CPU']:.2f}") for name, row in times.items()]
+        print_table((about, "seconds", "CPU"), lines)
     result = {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "runs_of_each_way": ROUNDS,
         "rows": rows,
-        "seconds_a_stage_more_than_processes": extra,
-        "nothing_to_do": {name: round(value, 2) for name, value in no_ops.items()},
-        "start_up": {name: round(value, 3) for name, value in start_ups.items()},
+        "nothing_to_do": no_ops,
+        "start_up": start_ups,
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
 

@@ -255,8 +255,6 @@ def test_an_archive_without_git_gives_sensible_answers(
     two_runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     shutil.rmtree(two_runs / ".git")
-    prepare(two_runs)
-    assert [run.name for run in list_labels(two_runs)] == ["workspace"]
 
     def run_dsrg(*arguments: str) -> int:
         return guard(lambda: app([*arguments, "--root", str(two_runs)], standalone_mode=False))
@@ -264,8 +262,15 @@ def test_an_archive_without_git_gives_sensible_answers(
     assert run_dsrg("labels", "restore", "first") == 2
     assert "error: this project is in no git repository, so no runs are kept" in capsys.readouterr().err
     assert run_dsrg("labels", "list") == 0
+    assert [run.name for run in list_labels(two_runs)] == ["workspace"]
     assert run_dsrg("stages") == 0
     assert "up to date" in capsys.readouterr().out
+    before = (two_runs / LAST).read_text()
+    take_bodies(two_runs)
+    change_params(two_runs, refine__crf__bilateral_weight=4.0)  # as in the run before
+    run_dvc(two_runs, "repro")
+    assert take_bodies(two_runs) == []
+    assert (two_runs / LAST).read_text() != before
     git(two_runs, "init", "-q")
     prepare(two_runs)
     assert not (two_runs / ".dvc/config.local").exists()
