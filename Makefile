@@ -12,7 +12,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow lint repro serve ui clean
+.PHONY: help demo setup test test-slow test-browser lint repro serve ui clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(READY_TEST) ## set up, then run the fast tests
 
 test-slow: $(READY_TEST) ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu and not browser" $(PYTEST_ARGS)
+
+test-browser: $(READY_TEST) ## the tests that drive a browser; they need chromium (apt-get install chromium)
+	$(BIN)/python -m pytest -m "browser" $(PYTEST_ARGS)
 
 lint: $(READY_TEST) ## format check, ruff and mypy
 	$(BIN)/ruff format --check .

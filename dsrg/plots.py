@@ -67,6 +67,36 @@ def draw_class_plot(path: Path, bars: Mapping[str, Mapping[str, Value]]) -> None
     _write_figure(figure, path)
 
 
+def draw_confusion_plot(path: Path, classes: Sequence[str], confusion: Sequence[Sequence[int]]) -> None:
+    """Draw where the pixels of each true class go, in percent of the class.
+
+    Parameters
+    ----------
+    path : Path
+        PNG to write.
+    classes : sequence of C str
+    confusion : (C, C) nested sequence of int
+        Rows truth, columns prediction. The row of a class without a true pixel stays white.
+    """
+    count = len(classes)
+    side = max(4.0, 1.8 + 0.42 * count)
+    figure = Figure(figsize=(side + 0.6, side), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    shares = [[100 * value / sum(row) if sum(row) else float("nan") for value in row] for row in confusion]
+    shown = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    for row, values in enumerate(shares):
+        for column, share in enumerate(values):
+            if share >= 0.5:
+                colour = "white" if share > 60 else "#222222"
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(count), classes, rotation=60, ha="right", rotation_mode="anchor", fontsize=8)
+    axes.set_yticks(range(count), classes, fontsize=8)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    figure.colorbar(shown, shrink=0.7, label="% of the true class")
+    _write_figure(figure, path)
+
+
 def draw_loss_plot(path: Path, curves: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Draw the loss by step, one line per round.
 

@@ -6,7 +6,7 @@ picked by the truth, to say what the best choice could have reached, and is name
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -143,31 +143,6 @@ def summarise_labels(counts: NDArray[np.int64], classes: Sequence[str]) -> dict[
         key = "unlabelled_as_background" if policy == "background" else "unlabelled_excluded"
         summary[key] = summarise_confusion(settle_unlabelled(counts, unlabelled=policy), classes)
     return summary
-
-
-def flatten_quality(name: str, summary: Mapping[str, Any]) -> dict[str, float]:
-    """Flatten the numbers of `summarise_labels` that curves are drawn of, keys ``name/measure``.
-
-    Parameters
-    ----------
-    name : str
-        What the labels are: ``cues``, ``seeds`` or ``pseudo_labels``.
-    summary : mapping
-        Of `summarise_labels`.
-
-    Returns
-    -------
-    dict of str to float
-    """
-    return {
-        f"{name}/miou": summary["unlabelled_as_background"]["miou"],
-        f"{name}/miou_excluded": summary["unlabelled_excluded"]["miou"],
-        f"{name}/coverage": summary["all"]["coverage"],
-        f"{name}/fg_precision": summary["foreground"]["precision"],
-        f"{name}/fg_recall": summary["foreground"]["recall"],
-        f"{name}/bg_precision": summary["background"]["precision"],
-        f"{name}/bg_recall": summary["background"]["recall"],
-    }
 
 
 def summarise_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> dict[str, Any]:

@@ -165,6 +165,7 @@ def restore_labels(
 def _show_results(root: Path) -> None:
     from flows.results import list_panels
     from tasks.report import SUMMARY, list_rows, print_scores
+    from tasks.tracking_places import locate_pages
     from tasks.workspace import Workspace
 
     print_scores(list_rows(Workspace(root).read_json(SUMMARY, stage="report")))
@@ -172,7 +173,8 @@ def _show_results(root: Path) -> None:
     if panels:
         console.say(f"panels   {', '.join(str(panel) for panel in panels)}")
     console.say(f"numbers  {root / SUMMARY}, {root / 'reports' / 'summary.md'}")
-    console.say(f"compare  mlflow ui --backend-store-uri sqlite:///{root.resolve() / 'mlflow.db'}")
+    command = f"mlflow ui --backend-store-uri sqlite:///{root.resolve() / 'mlflow.db'}"
+    console.say(f"compare  {locate_pages() or command}")
 
 
 def guard(command: Callable[[], Any]) -> int:

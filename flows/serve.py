@@ -145,7 +145,7 @@ def _talk_to(api_url: str) -> Iterator[None]:
 @contextlib.contextmanager
 def find_mlflow(project: Path, *, port: int) -> Iterator[str]:
     """Find MLflow's UI, or start one that lasts as long as this context; give its address."""
-    from tasks.tracking import locate_tracking
+    from tasks.tracking_places import locate_tracking
     from tasks.workspace import Workspace
 
     store = locate_tracking(Workspace(project))

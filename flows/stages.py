@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,21 @@ def _describe_run() -> dict[str, str]:
     flow_run = runtime.flow_run.id
     if not flow_run:
         return {}
-    url = runtime.flow_run.ui_url
-    return {"DSRG_FLOW_RUN_ID": str(flow_run), **({"DSRG_FLOW_RUN_URL": str(url)} if url else {})}
+    url = str(runtime.flow_run.ui_url)  # a server that is only there for this run has no pages
+    return {
+        "DSRG_FLOW_RUN_ID": str(flow_run),
+        **({"DSRG_FLOW_RUN_URL": url} if url.startswith("http") else {}),
+    }
+
+
+def _track_study(root: Path) -> None:
+    """Have the run's results written to MLflow, whether its stages ran or were up to date."""
+    log = get_run_logger()
+    status, _ = run_child(
+        [sys.executable, "-m", "tasks.study"], root, on_line=log.info, environment=_describe_run()
+    )
+    if status:
+        log.warning("the results were not written to MLflow; once it works: python -m tasks.study")
 
 
 def conclude(root: Path, states: dict[str, State], *, experiment: str | None = None) -> State:
@@ -119,9 +133,11 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
     if not all(state.is_completed() for state in states.values()):
         return Failed(message="not every stage was started")
     kept = save_experiment(root, experiment, say=get_run_logger().warning) if experiment else None
+    _track_study(root)
     show_results(root, experiment=kept, tracked=read_tracked(root))
     ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
     restored = sum(state.name == "Cached" for state in states.values())
+    rest = len(states) - ran - restored
     return Completed(
-        message=f"{ran} of {len(states)} stages ran, {restored} were restored, the rest was up to date"
+        message=f"{ran} of {len(states)} stages ran, {restored} restored from the cache, {rest} up to date"
     )

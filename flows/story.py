@@ -90,7 +90,7 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
 
     rows = list_rows(Workspace(root).read_json(SUMMARY, stage="report"))
     if rows:
-        names = ("", "mIoU %", "labelled only", "fg precision", "fg recall", "coverage", "of reference")
+        names = ("of", "mIoU %", "labelled only", "fg precision", "fg recall", "coverage", "of reference")
         table = [dict(zip(names, row, strict=True)) for row in rows]
         tell(lambda: create_table_artifact(table, key="scores", description="against the true masks"))
     text = (root / "reports" / "summary.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ def share_cache(project: Path, folder: Path) -> None:
     output in place.
     """
     with open_repo(project) as repo:
-        cache = repo.cache.local.path
+        cache = repo.cache.local_cache_dir
     local = project / ".dvc" / "config.local"
     target = folder / ".dvc" / "config.local"
     target.parent.mkdir(exist_ok=True)

@@ -14,14 +14,13 @@ from dsrg.labels import list_present
 from dsrg.metrics import count_pixels
 from dsrg.scaling import scale_maps
 from dsrg.scoring import (
-    flatten_quality,
     summarise_labels,
     summarise_predictions,
     sweep_exponents,
     sweep_thresholds,
 )
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
-from tasks import console, tracking
+from tasks import console
 from tasks.params import Params
 from tasks.shards import map_shards
 from tasks.workspace import Workspace
@@ -107,14 +106,6 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         counts.add(part)
     summary = summarise_sweep(counts, index.classes, crf_names=tuple(crfs), images=len(rows))
     workspace.write_json(METRICS, summary)
-    with tracking.study_run(workspace, params) as tracker:
-        tracker.log_metrics(
-            {
-                "baseline/cam_miou": summary["cam"]["miou"],
-                "baseline/cam_crf_miou": summary["cam_crf"]["miou"],
-                **flatten_quality("cues", summary["cues"]),
-            }
-        )
     _show(summary)
 
 

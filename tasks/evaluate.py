@@ -15,9 +15,9 @@ from dsrg.labels import list_present
 from dsrg.metrics import count_pixels
 from dsrg.panels import Rgb, choose_rows, draw_panel, overlay, overlay_cam, stack_panels, write_png
 from dsrg.scaling import scale_maps
-from dsrg.scoring import flatten_quality, summarise_labels
+from dsrg.scoring import summarise_labels
 from dsrg.store import ImageStore, Index, LabelStore, ScoreStore, count_cells
-from tasks import console, tracking
+from tasks import console, study
 from tasks.params import Params
 from tasks.prediction import draw_val, predict_rows, score_val
 from tasks.shards import map_shards
@@ -106,10 +106,10 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             summary["val"] = score_val(
                 segmenter, params, work, images=inputs.images, truth=inputs.truth, description=name
             )
-        panels = draw_panels(inputs, params, work, segmenter, available=available)
-        track_round(summary, panels, params, workspace, round_key=round_key)
+        draw_panels(inputs, params, work, segmenter, available=available)
         workspace.write_json(f"metrics/rounds/{round_key}/evaluate.json", summary)
         folder = work.publish("panels", f"data/rounds/{round_key}/panels")
+    study.log_round(params, workspace, round_key)
     _show(summary, round_key)
     console.say(f"panels: {folder.relative_to(workspace.root)}")
 
@@ -145,21 +145,15 @@ def count_rows(job: CountJob) -> NDArray[np.int64]:
     return counts
 
 
-def draw_panels(
-    inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool
-) -> dict[str, Rgb]:
+def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool) -> None:
     """Draw the chosen pictures of both splits, one PNG each and one sheet per split.
 
-    Returns
-    -------
-    dict of str to (h, w, 3) uint8
-        The panels of single pictures, under keys that are the same in every round: ``train-00``.
+    Files begin with a key that is the same in every round: ``train-00``.
     """
     folder = work.partial("panels")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     index = ImageStore(inputs.images).index
-    drawn: dict[str, Rgb] = {}
     for split in ("train", "val"):
         rows = choose_rows(
             index.rows(split).tolist(), index.ids, index.image_labels, count=params.report.panels
@@ -177,35 +171,9 @@ def draw_panels(
             panel = draw_panel(columns, caption=_caption(index, row), legend=_legend(index, row, split))
             key = f"{split}-{number:02d}"
             write_png(folder / f"{key}-{_file_name(str(index.ids[row]))}.png", panel)
-            drawn[key] = panel
             panels.append(panel)
         if panels:
             write_png(folder / f"{split}.png", stack_panels(panels))
-    return drawn
-
-
-def track_round(
-    summary: dict[str, Any],
-    panels: dict[str, Rgb],
-    params: Params,
-    workspace: Workspace,
-    *,
-    round_key: str,
-) -> None:
-    """Log a round's numbers and panels to its study in MLflow; the step is the round."""
-    step = params.round_keys.index(round_key) + 1
-    metrics: dict[str, float] = {}
-    if summary["available"]:
-        for kind, found in summary["train"].items():
-            metrics |= flatten_quality(kind, found)
-        metrics |= {"val/miou": summary["val"]["raw"]["miou"], "val/miou_crf": summary["val"]["crf"]["miou"]}
-    with tracking.study_run(workspace, params) as tracker:
-        tracker.log_metrics(metrics, step=step)
-        for key, panel in panels.items():
-            tracker.log_image(key, panel, step=step)
-        weights = workspace.path(f"data/rounds/{round_key}/segmenter.safetensors")
-        settings = params.evaluate
-        tracker.log_model(weights, name=f"segmenter-{round_key}", scales=settings.scales, flip=settings.flip)
 
 
 def _list_columns(

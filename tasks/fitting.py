@@ -76,7 +76,11 @@ class StepRecord:
             progress.step, progress.steps, loss=mean["loss"], lr=progress.lr, **{"images/s": round(speed, 1)}
         )
         self._tracker.log_metrics(
-            {**{f"train/{k}": v for k, v in progress.losses.items()}, "train/lr": progress.lr},
+            {
+                **{f"train/{name}": value for name, value in progress.losses.items()},
+                "train/lr": progress.lr,
+                "train/images_per_second": progress.images_per_second,
+            },
             step=progress.step,
         )
 

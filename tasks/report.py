@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsrg.plots import draw_class_plot, draw_loss_plot, draw_round_plot
-from tasks import console
+from dsrg.plots import draw_class_plot, draw_confusion_plot, draw_loss_plot, draw_round_plot
+from tasks import console, study
 from tasks.params import Params
 from tasks.plot_rows import LABELS, list_plots
 from tasks.workspace import Workspace
@@ -44,6 +44,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         for name, points in list_plots(found).items():
             workspace.write_json(f"{PLOTS}/{name}.json", points)
         work.publish("reports", "reports")
+    study.log_study(params, workspace)
     print_scores(rows)
     console.say("report: reports/summary.md")
     for panel in panels:
@@ -166,7 +167,7 @@ def write_page(
 
 
 def draw_plots(found: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draw mIoU by round, IoU by class, and loss by step into `folder`; return the file names."""
+    """Draw loss, mIoU by round, IoU by class and confusion into `folder`; return the file names."""
     names = []
     rounds = found["rounds"]
     curves = {key: stages["train"]["loss"] for key, stages in rounds.items()}
@@ -194,7 +195,9 @@ def draw_plots(found: Mapping[str, Any], folder: Path) -> list[str]:
         bars["last pseudo-labels (train)"] = last["train"]["pseudo_labels"]["unlabelled_as_background"]["iou"]
         bars["last network + CRF (val)"] = last["val"]["crf"]["iou"]
         draw_class_plot(folder / "iou_by_class.png", bars)
-        names += ["miou_by_round.png", "iou_by_class.png"]
+        scored = last["val"]["crf"]
+        draw_confusion_plot(folder / "confusion.png", list(scored["iou"]), scored["confusion"])
+        names += ["miou_by_round.png", "iou_by_class.png", "confusion.png"]
     return names
 
 

@@ -214,7 +214,7 @@ class Evaluate(Section):
 class Reference(Section):
     """The same network trained on the true masks, to compare with."""
 
-    enabled: bool = Field(description="train it")
+    enabled: bool = Field(description="train the same network on the true masks, to compare with")
 
 
 class Report(Section):

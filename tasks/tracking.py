@@ -1,155 +1,178 @@
-"""MLflow, behind one class: the only module that imports it, and only when a run is opened.
+"""MLflow, behind one class; with the modules ``tracking_…`` all that imports it, when a run is opened.
 
 Layout: one experiment per data set; one parent run per study (equal params but those of the machine),
 with step = round; one child run per training, with step as the stage counts. Everything goes to
-``mlflow.db`` and ``mlartifacts/`` in the workspace unless ``MLFLOW_TRACKING_URI`` names a server.
+``mlflow.db`` and ``mlartifacts/`` in the project unless ``MLFLOW_TRACKING_URI`` names a server.
 
-Tracking never costs a training: if MLflow fails, one warning says so and the stage goes on.
+Tracking never costs a training: if MLflow fails, one warning says so, the stage goes on, and what
+MLflow was to be told is kept (:mod:`tasks.tracking_spool`) until a later run reaches it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import functools
+import getpass
 import hashlib
 import json
-import logging
 import os
+import subprocess
+import threading
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from tasks import console
 from tasks.params import Params
-from tasks.workspace import WORK, Workspace
+from tasks.tracking_entries import is_refusal, write_entry
+from tasks.tracking_places import (
+    STUDY,
+    Target,
+    find_run,
+    locate_home,
+    locate_tracking,
+    name_place,
+    reach,
+    read_clock,
+)
+from tasks.tracking_spool import FOLDER, Entry, Spool, deliver, drop_superseded, list_waiting
+from tasks.workspace import Workspace
 
 BUFFERED_METRICS = 200
 FLUSH_SECONDS = 5.0
-_DEFAULTS = {
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SKIP_PIP_REQUIREMENTS_CHECK": "true",
-    "MLFLOW_LOGGING_LEVEL": "WARNING",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-_FLOW_RUN = "DSRG_FLOW_RUN_ID"
+SYSTEM_SECONDS = 10.0
+_FLOW_RUN = {"prefect.flow_run_id": "DSRG_FLOW_RUN_ID", "prefect.flow_run_url": "DSRG_FLOW_RUN_URL"}
 
 
 class Run:
-    """A run that is being written to; every method is safe to call when MLflow has failed.
+    """A run that is being written to; no method raises when MLflow fails.
 
-    Attributes
+    Parameters
     ----------
+    client : MlflowClient or None
+        None where MLflow does not answer: everything goes to the spool.
     run_id : str or None
-        MLflow's id; None where tracking does not work.
+        MLflow's id.
+    spool : Spool, optional
+        Takes what MLflow does not; without one nothing is kept.
+    info : RunInfo, optional
+        What MLflow knows of the run.
     """
 
-    def __init__(self, client: Any, run_id: str | None) -> None:
+    def __init__(self, client: Any, run_id: str | None, spool: Spool | None = None, info: Any = None) -> None:
         self.run_id = run_id
+        self.began = info.start_time if info else read_clock()
+        self.experiment_id = info.experiment_id if info else None
+        self.ended: int | None = None  # now, if left so
         self._client = client
+        self._spool = spool
         self._buffer: list[tuple[str, float, int, int]] = []
         self._flushed = time.monotonic()
+        self._lock = threading.RLock()
+
+    @property
+    def reached(self) -> bool:
+        """Whether MLflow has taken everything so far."""
+        return self._client is not None
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log params, nested mappings as dotted keys."""
-        flat = flatten(params)
-        self._guard(lambda: self._log_batch(params=flat))
+        """Log params, nested mappings as dotted keys, values as ``params.yaml`` spells them."""
+        self._write({"kind": "params", "params": {key: _spell(v) for key, v in flatten(params).items()}})
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log numbers at a step; written in batches."""
-        now = int(time.time() * 1000)
-        self._buffer += [(name, float(value), step, now) for name, value in metrics.items()]
-        if len(self._buffer) >= BUFFERED_METRICS or time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self.flush()
+        now = read_clock()
+        with self._lock:
+            self._buffer += [(name, float(value), step, now) for name, value in metrics.items()]
+            if len(self._buffer) >= BUFFERED_METRICS or time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self.flush()
+
+    def log_points(self, points: Mapping[str, Mapping[int, float]]) -> None:
+        """Log whole curves, by name and step; points that are there already are not repeated."""
+        keyed = {name: {str(step): value for step, value in curve.items()} for name, curve in points.items()}
+        self._write({"kind": "points", "points": keyed, "when": read_clock()})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._guard(lambda: self._log_batch(tags=dict(tags)))
+        self._write({"kind": "tags", "tags": dict(tags)})
 
-    def log_image(self, key: str, image: NDArray[np.uint8], *, step: int = 0) -> None:
-        """Log a picture, (H, W, 3) uint8; equal keys compare across runs and steps."""
-        self._guard(lambda: self._client.log_image(self.run_id, image, key=key, step=step))
+    def log_files(self, group: str, files: Mapping[str, Path]) -> None:
+        """Log files under their names in MLflow; a group that has not changed is not uploaded again."""
+        digest = hashlib.sha256()
+        for name, path in sorted(files.items()):
+            digest.update(f"{name}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        paths = {name: str(path) for name, path in files.items()}
+        self._write({"kind": "files", "group": group, "digest": digest.hexdigest(), "files": paths})
 
-    def log_figure(self, name: str, figure: Any) -> None:
-        """Log a matplotlib figure as an artifact; `name` carries the suffix: ``confusion.png``."""
-        self._guard(lambda: self._client.log_figure(self.run_id, figure, name))
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        """Log the data set that the run learns from; the digest holds at most 36 characters."""
+        self._write({"kind": "dataset", "name": name, "digest": digest, "source": source})
 
-    def log_file(self, path: Path, *, folder: str | None = None) -> None:
-        """Log a file as an artifact."""
-        self._guard(lambda: self._client.log_artifact(self.run_id, str(path), folder))
-
-    def log_model(
-        self, weights: Path, *, name: str = "segmenter", scales: Sequence[float], flip: bool
-    ) -> None:
-        """Log a segmenter that MLflow can load and serve: pictures in, label maps out.
-
-        Parameters
-        ----------
-        weights : Path
-            A ``segmenter.safetensors``; it names its own architecture and classes.
-        name : str
-            The model's name in the run.
-        scales : sequence of float
-            Input scales that are averaged.
-        flip : bool
-            Whether the mirrored picture is averaged in.
-        """
-        self._guard(lambda: _log_model(self._client, str(self.run_id), weights, name, tuple(scales), flip))
+    def log_model(self, weights: Path, **about: Any) -> None:
+        """Register a segmenter, see :func:`tasks.tracking_model.register_model`."""
+        self._write({"kind": "model", "files": {"weights": str(weights)}, **about})
 
     def flush(self) -> None:
         """Write buffered numbers."""
-        rows, self._buffer = self._buffer, []
-        self._flushed = time.monotonic()
+        with self._lock:
+            rows, self._buffer = self._buffer, []
+            self._flushed = time.monotonic()
         if rows:
-            self._guard(lambda: self._log_batch(metrics=rows))
+            self._write({"kind": "metrics", "rows": rows})
 
-    def _log_batch(
-        self,
-        *,
-        metrics: list[tuple[str, float, int, int]] | None = None,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        from mlflow.entities import Metric, Param, RunTag
-
-        self._client.log_batch(
-            self.run_id,
-            metrics=[Metric(name, value, when, step) for name, value, step, when in metrics or ()],
-            params=[Param(key, str(value)) for key, value in (params or {}).items()],
-            tags=[RunTag(key, value) for key, value in (tags or {}).items()],
-        )
-
-    def _guard(self, action: Callable[[], Any]) -> None:
-        if self.run_id is None:
-            return
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not cost a training
-            console.warn(f"MLflow failed and is left out from here on: {_shorten(error)}")
-            self.run_id = None
-
-    def _end(self, status: str) -> None:
+    def end(self, status: str) -> None:
+        """Write what is left, and how the run ended."""
         self.flush()
-        self._guard(lambda: self._client.set_terminated(self.run_id, status=status))
+        self._write({"kind": "end", "status": status, "when": self.ended or read_clock()})
+        if self._spool is not None:
+            self._spool.close()
+
+    def _write(self, entry: Entry) -> None:
+        with self._lock:
+            if self._client is not None and self.run_id is not None:
+                try:
+                    write_entry(self._client, self.run_id, entry)
+                    return
+                except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not cost a training
+                    if is_refusal(error):
+                        console.warn(f"MLflow refused {entry['kind']}, which are left out: {_shorten(error)}")
+                        return
+                    _tell_cut(error)
+                    self._client = None
+            if self._spool is not None:
+                try:
+                    self._spool.append(entry, run_id=self.run_id)
+                except OSError as error:
+                    console.warn(f"what MLflow was to be told cannot be kept either: {_shorten(error)}")
+                    self._spool = None
 
 
 @contextlib.contextmanager
-def study_run(workspace: Workspace, params: Params) -> Iterator[Run]:
-    """Open the parent run of a study, for numbers per round: step = round."""
-    with _open(lambda: _find_study(workspace, params)) as run:
+def study_run(workspace: Workspace, params: Params, *, whole: bool = False) -> Iterator[Run]:
+    """Open the parent run of a study, for numbers per round: step = round.
+
+    Parameters
+    ----------
+    workspace : Workspace
+    params : Params
+    whole : bool
+        All there is to say is going to be written: what waits for this run is dropped.
+    """
+    target = _name_target(params, STUDY)
+    if whole:
+        drop_superseded(locate_home(workspace), name_place(workspace), asdict(target))
+    with _open(workspace, target) as run:
+        run.set_tags(_list_tags(workspace, STUDY))
         yield run
 
 
 @contextlib.contextmanager
 def stage_run(workspace: Workspace, params: Params, stage: str) -> Iterator[Run]:
-    """Open a run of one training below its study; a killed one is continued.
+    """Open a run of one training below its study, and watch the machine; a killed one is continued.
 
     Parameters
     ----------
@@ -159,13 +182,17 @@ def stage_run(workspace: Workspace, params: Params, stage: str) -> Iterator[Run]
     stage : str
         With its round: ``train@1``.
     """
-    with _open(lambda: _find_stage(workspace, params, stage)) as run:
-        yield run
+    with _open(workspace, _name_target(params, stage)) as run:
+        run.set_tags(_list_tags(workspace, stage))
+        run.log_params(params.model_dump(mode="json"))
+        run.log_dataset(*describe_data(workspace, params))
+        with _watch_machine(run):
+            yield run
 
 
 def name_data(params: Params) -> str:
     """Name the data set, which is the experiment: ``synthetic`` or the folder's name."""
-    return "synthetic" if params.source.kind == "synthetic" else Path(params.source.path).name
+    return params.source.name
 
 
 def digest_study(params: Params) -> str:
@@ -191,165 +218,150 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def locate_tracking(workspace: Workspace) -> str:
-    """Locate where runs go: the user's server if one is set, else ``mlflow.db`` in the workspace."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{workspace.path('mlflow.db')}"
+def count_waiting(workspace: Workspace) -> int:
+    """Count the runs of which something waits until MLflow answers."""
+    return len(list_waiting(locate_home(workspace), name_place(workspace)))
+
+
+def locate_spool(workspace: Workspace) -> Path:
+    """Locate what waits until MLflow answers."""
+    return locate_home(workspace) / FOLDER
+
+
+def read_lock(workspace: Workspace) -> dict[str, dict[str, Any]]:
+    """Read what DVC recorded of every stage that ran; empty where DVC was not used."""
+    try:
+        text = workspace.path("dvc.lock").read_text(encoding="utf-8")
+        return dict(YAML(typ="safe", pure=True).load(text)["stages"])
+    except (FileNotFoundError, YAMLError, KeyError, TypeError):
+        return {}
+
+
+def read_attributes(workspace: Workspace) -> dict[str, Any]:
+    """Read the attributes of ``data/images.zarr``, such as its classes; empty where it is not."""
+    try:
+        about = json.loads(workspace.path("data/images.zarr/zarr.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return dict(about.get("attributes", {}))
+
+
+def describe_data(workspace: Workspace, params: Params) -> tuple[str, str, str]:
+    """Describe the data set: name, digest (DVC's, or the store's own) and source."""
+    outs = read_lock(workspace).get("ingest", {}).get("outs", [])
+    digests = [out["md5"] for out in outs if out["path"] == "data/images.zarr"]
+    digests += [str(read_attributes(workspace).get("digest", "unknown"))]
+    source = json.dumps({"images": "data/images.zarr", "read from": params.source.path})
+    return name_data(params), digests[0][:36], source
 
 
 @contextlib.contextmanager
-def _open(find: Callable[[], tuple[Any, str]]) -> Iterator[Run]:
+def _open(workspace: Workspace, target: Target) -> Iterator[Run]:
+    home, place = locate_home(workspace), name_place(workspace)
+    spool = Spool(home, place, asdict(target))
+    client, info = None, None
     try:
-        client, run_id = find()
+        client = reach(locate_tracking(workspace), home)
+        _deliver(client, home, place)
+        info = client.get_run(find_run(client, target, home)).info
     except Exception as error:  # noqa: BLE001 - whatever MLflow raises must not cost a training
-        console.warn(f"MLflow does not work and is left out: {_shorten(error)}")
-        yield Run(None, None)
-        return
-    run = Run(client, run_id)
+        _tell_cut(error)
+        client = None
+    run = Run(client, info.run_id, spool, info) if info else Run(None, None, spool, info)
     try:
         yield run
-    except (KeyboardInterrupt, SystemExit):
-        run._end("KILLED")
+    except Exception:
+        run.end("FAILED")
         raise
     except BaseException:
-        run._end("FAILED")
+        run.end("KILLED")
         raise
-    run._end("FINISHED")
+    run.end("FINISHED")
 
 
-@functools.lru_cache(maxsize=4)
-def _connect(uri: str, work: Path) -> Any:
-    """Connect, one process at a time: two that create the database at once break it."""
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    import mlflow
+def _deliver(client: Any, home: Path, place: str) -> None:
+    """Tell MLflow what it could not be told before."""
 
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)
-    return client
+    def write(target: Mapping[str, Any], run_id: str | None, entries: Sequence[Entry]) -> None:
+        run = run_id or find_run(client, Target(**target), home)
+        refused: list[str] = []
+        for entry in entries:
+            try:
+                write_entry(client, run, entry)
+            except Exception as error:
+                if not is_refusal(error):
+                    raise
+                refused.append(f"{entry['kind']} of {target['stage']}: {_shorten(error)}")
+        if refused:
+            console.warn(f"MLflow refused what was kept, which is left out: {refused[0]}")
 
-
-def _find_study(workspace: Workspace, params: Params) -> tuple[Any, str]:
-    uri = locate_tracking(workspace)
-    client = _connect(uri, workspace.path(WORK))
-    experiment = _find_experiment(client, name_data(params), workspace, local=uri.startswith("sqlite:"))
-    study = digest_study(params)
-    found = client.search_runs(
-        [experiment], f"tags.`dsrg.study` = '{study}' and tags.`dsrg.stage` = 'study'", max_results=1
-    )
-    if found:
-        return client, found[0].info.run_id
-    tags = {"dsrg.study": study, "dsrg.stage": "study", **_flow_tags()}
-    run = client.create_run(experiment, run_name=f"{name_data(params)}-{study[:6]}", tags=tags)
-    parent = Run(client, run.info.run_id)
-    parent.log_params(params.model_dump(exclude={"compute", "report", "rounds"}))
-    return client, run.info.run_id
+    count = deliver(home, place, write)
+    if count:
+        console.say(f"MLflow answers again: it was told what was kept of {count} run{'s' * (count > 1)}")
 
 
-def _find_stage(workspace: Workspace, params: Params, stage: str) -> tuple[Any, str]:
-    client, parent = _find_study(workspace, params)
-    study = client.get_run(parent)
-    query = f"tags.`mlflow.parentRunId` = '{parent}' and tags.`dsrg.stage` = '{stage}'"
-    unfinished = f"{query} and attributes.status != 'FINISHED'"
-    found = client.search_runs([study.info.experiment_id], unfinished, max_results=1)
-    if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return client, found[0].info.run_id
-    tags = {
-        "dsrg.study": study.data.tags["dsrg.study"],
-        "dsrg.stage": stage,
-        "mlflow.parentRunId": parent,
-        **_flow_tags(),
-    }
-    run = client.create_run(study.info.experiment_id, run_name=stage, tags=tags)
-    return client, run.info.run_id
+@contextlib.contextmanager
+def _watch_machine(run: Run) -> Iterator[None]:
+    """Log processor, memory, disk, network and GPU, as MLflow's own monitors measure them."""
+    try:
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(run.run_id or "")
+    except Exception as error:  # noqa: BLE001 - these numbers are an extra
+        console.warn(f"the machine is not watched: {_shorten(error)}")
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.is_set():
+            monitor.collect_metrics()
+            ended.wait(SYSTEM_SECONDS)
+            found = {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
+            run.log_metrics(found, step=(read_clock() - run.began) // 1000)
+            for part in monitor.monitors:
+                part.clear_metrics()
+
+    thread = threading.Thread(target=watch, name="watch-machine", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
-def _find_experiment(client: Any, name: str, workspace: Workspace, *, local: bool) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    place = workspace.path("mlartifacts").as_uri() + f"/{name}" if local else None
-    return str(client.create_experiment(name, artifact_location=place))
+def _name_target(params: Params, stage: str) -> Target:
+    return Target(name_data(params), digest_study(params), stage, read_clock())
 
 
-def _flow_tags() -> dict[str, str]:
-    flow_run = os.environ.get(_FLOW_RUN)
-    return {"prefect.flow_run_id": flow_run} if flow_run else {}
+def _list_tags(workspace: Workspace, stage: str) -> dict[str, str]:
+    tags = {tag: os.environ[name] for tag, name in _FLOW_RUN.items() if os.environ.get(name)}
+    commit = _read_commit(workspace.root)
+    tags["mlflow.source.name"] = "dsrg" if stage == STUDY else f"python -m tasks {stage.replace('@', ' -r ')}"
+    with contextlib.suppress(KeyError, OSError):  # a user without a name
+        tags["mlflow.user"] = getpass.getuser()
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    if stage != STUDY:
+        tags["dvc.stage"] = stage
+    return tags
 
 
-def _log_model(
-    client: Any, run_id: str, weights: Path, name: str, scales: tuple[float, ...], flip: bool
-) -> None:
-    """Log (B, H, W, 3) uint8 -> (B, H, W) uint8; the signature is unnamed, named ones become columns."""
-    from importlib.metadata import version
-
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
-    import dsrg
-
-    picture, label_map = (-1, -1, -1, 3), (-1, -1, -1)
-    signature = ModelSignature(
-        inputs=Schema([TensorSpec(np.dtype(np.uint8), picture)]),
-        outputs=Schema([TensorSpec(np.dtype(np.uint8), label_map)]),
-    )
-    packages = (
-        "torch",
-        "torchvision",
-        "timm",
-        "numpy",
-        "safetensors",
-        "zarr",
-        "scipy",
-        "numba",
-        "pydensecrf2",
-    )
-    mlflow.set_tracking_uri(client.tracking_uri)
-    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # it warns that pickles are code; ours is
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-        warnings.simplefilter("ignore", UserWarning)  # an input example would run the network once more
-        mlflow.pyfunc.log_model(
-            name=name,
-            python_model=_build_predictor(scales, flip),
-            artifacts={"weights": str(weights)},
-            code_paths=[str(Path(dsrg.__file__).parent)],
-            signature=signature,
-            pip_requirements=[f"{package}=={version(package).split('+')[0]}" for package in packages],
-        )
+def _read_commit(root: Path) -> str | None:
+    command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
 
 
-def _build_predictor(scales: tuple[float, ...], flip: bool) -> Any:
-    """Build the object MLflow stores; a local class, so that it is stored whole and needs no import."""
-    from mlflow.pyfunc.model import PythonModel
+def _spell(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
-    class Predictor(PythonModel):
-        def load_context(self, context: Any) -> None:
-            from dsrg.models import load_segmenter
 
-            self.segmenter, _ = load_segmenter(Path(context.artifacts["weights"]))
-
-        def predict(
-            self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
-        ) -> np.ndarray:
-            import torch
-
-            from dsrg.inference import predict_batch
-
-            probs = predict_batch(
-                self.segmenter,
-                model_input,
-                scales=scales,
-                flip=flip,
-                cells=model_input.shape[1:3],
-                device=torch.device("cpu"),
-            )
-            return np.asarray(probs.argmax(axis=1), dtype=np.uint8)
-
-    return Predictor()
+def _tell_cut(error: Exception) -> None:
+    console.warn(f"MLflow does not work, the run goes on and keeps what is to be told: {_shorten(error)}")
 
 
 def _shorten(error: Exception) -> str:

@@ -22,6 +22,16 @@ def project_root() -> Path:
     return PROJECT
 
 
+@pytest.fixture(scope="session")
+def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without runs: to be copied, because making one takes seconds."""
+    from mlflow import MlflowClient
+
+    place = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{place}").search_experiments()
+    return place
+
+
 @pytest.fixture
 def toy_project(tmp_path: Path) -> Path:
     """A project with the real graph, params and command line, and toy bodies for the stages."""

@@ -22,7 +22,13 @@ INFRASTRUCTURE = frozenset(
         "params",
         "schema",
         "shards",
+        "study",
         "tracking",
+        "tracking_entries",
+        "tracking_model",
+        "tracking_places",
+        "tracking_pyfunc",
+        "tracking_spool",
         "workspace",
     )
 )

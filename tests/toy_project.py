@@ -19,6 +19,14 @@ LATER_THAN_REFINE = [
     *["baseline", "report"],
 ]
 
+# stands in for MLflow, whose database takes longer to create than a toy run
+TOY_STUDY = """
+from pathlib import Path
+
+Path(".work").mkdir(exist_ok=True)
+Path(".work/tracked.json").write_text('{"run_id": "toy", "experiment_id": "1"}')
+"""
+
 
 def copy_project(root: Path) -> Path:
     """Copy what a fresh clone holds of graph, params and code into a repository of its own."""
@@ -39,17 +47,25 @@ def build_toy(root: Path) -> Path:
     """Build a project with the real graph, params and command line, and toy bodies for the stages."""
     copy_project(root)
     shutil.copy(PROJECT / "tests" / "toy_stage.py", root / "tasks")
+    (root / "tasks" / "study.py").write_text(TOY_STUDY)
     for stage in STAGES:
         module = root / "tasks" / f"{stage.name}.py"
-        # the flow shows results by what else is in the module of the last stage
-        rest = module.read_text() if stage.name == "report" else "from __future__ import annotations\n"
+        kept = (
+            module.read_text() if stage.name == "report" else ""
+        )  # the doors read its results with its code
         module.write_text(
-            f"{rest}\n\n"
+            f"{kept}\n\nfrom tasks.toy_stage import run_toy\n\n\n"
             "def run(params, workspace, *, round_key=None):\n"
-            "    from tasks.toy_stage import run_toy\n\n"
             f"    run_toy({stage.name!r}, params, workspace, round_key)\n"
         )
     return root
+
+
+def commit(root: Path) -> None:
+    """Commit all that lies in a project."""
+    who = {f"GIT_{role}_{item}": "a@b" for role in ("AUTHOR", "COMMITTER") for item in ("NAME", "EMAIL")}
+    for command in (["add", "-A"], ["commit", "-qm", "as it is", "--allow-empty"]):
+        subprocess.run(["git", "-C", str(root), *command], env={**os.environ, **who}, check=True)
 
 
 def run_dvc(root: Path, *arguments: str) -> str:

@@ -69,8 +69,20 @@ def test_the_whole_method_through_both_doors(tmp_path: Path) -> None:
     study = [run for run in runs if "val/miou" in run.data.metrics]
     assert len(study) == 1
     steps = [point.step for point in client.get_metric_history(study[0].info.run_id, "val/miou")]
-    assert steps == [1, 2]
-    assert client.search_logged_models([experiments[0].experiment_id])
+    assert steps == [1, 2], "the second run had nothing to add"
+    tags = study[0].data.tags
+    assert "prefect.flow_run_id" in tags
+    lock = (root / "dvc.lock").read_text()
+    assert tags["dvc.md5.train.2"].split()[-1] in lock
+    dataset = study[0].inputs.dataset_inputs[0].dataset
+    assert len(dataset.digest) == 36
+    assert dataset.digest in lock
+    train = next(run for run in runs if run.info.run_name == "train@1")
+    assert train.data.tags["mlflow.parentRunId"] == study[0].info.run_id
+    assert {"train/loss", "train/lr", "train/images_per_second", "system/cpu_utilization_percentage"} <= set(
+        train.data.metrics
+    )
+    assert len(client.search_model_versions("name='synthetic'")) == 1
 
     # the other door, from nothing, in another place
     other = copy_project(tmp_path / "elsewhere" / "project")

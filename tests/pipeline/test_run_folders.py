@@ -42,7 +42,7 @@ def project(toy_project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_run_folder_holds_the_project_as_it_is_on_disk(project: Path):
     append(project / "dsrg" / "cam.py", "# changed\n")
-    (project / "dsrg" / "new.py").write("# new\n")
+    (project / "dsrg" / "new.py").write_text("# new\n")
     (project / "dsrg" / "plots.py").unlink()
     (project / "photographs.bin").write_bytes(bytes(10))
     before = git(project, "status", "--porcelain")

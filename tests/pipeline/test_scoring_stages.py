@@ -117,27 +117,39 @@ def write_map(store: Any, row: int, label_map: NDArray[np.uint8]) -> None:
 class Recorder:
     """Stands in for an MLflow run and remembers what was logged."""
 
+    reached = False
+
     def __init__(self) -> None:
-        self.metrics: dict[tuple[str, int], float] = {}
-        self.images: list[tuple[str, int]] = []
-        self.models: list[Path] = []
+        self.points: dict[str, dict[int, float]] = {}
+        self.files: dict[str, dict[str, Path]] = {}
+        self.models: list[dict[str, Any]] = []
 
-    def log_model(self, weights: Path, *, name: str, scales: tuple[float, ...], flip: bool) -> None:
-        assert name.startswith("segmenter")
-        self.models.append(weights)
+    def log_points(self, points: dict[str, dict[int, float]]) -> None:
+        for name, curve in points.items():
+            self.points.setdefault(name, {}).update(curve)
 
-    def log_metrics(self, metrics: dict[str, float], *, step: int = 0) -> None:
-        self.metrics |= {(name, step): value for name, value in metrics.items()}
+    def log_files(self, group: str, files: dict[str, Path]) -> None:
+        assert all(path.is_file() for path in files.values())
+        self.files[group] = files
 
-    def log_image(self, key: str, image: NDArray[np.uint8], *, step: int = 0) -> None:
-        assert image.dtype == np.uint8
-        self.images.append((key, step))
+    def log_model(self, weights: Path, **about: Any) -> None:
+        assert weights.is_file()
+        self.models.append(about)
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        assert params["train"]
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        assert all(isinstance(value, str) for value in tags.values())
+
+    def log_dataset(self, name: str, digest: str, source: str) -> None:
+        assert (name, digest) == ("synthetic", "images")
 
 
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     run = Recorder()
-    monkeypatch.setattr(tracking, "study_run", lambda workspace, params: contextlib.nullcontext(run))
+    monkeypatch.setattr(tracking, "study_run", lambda *_, **__: contextlib.nullcontext(run))
     return run
 
 
@@ -228,9 +240,11 @@ def test_evaluate_draws_a_png_per_picture_and_a_sheet_per_split(evaluated: Works
 
 def test_a_round_is_logged_under_its_number(evaluated: Workspace, recorder: Recorder) -> None:
     found = read_json(evaluated, "metrics/rounds/1/evaluate.json")
-    assert recorder.metrics["val/miou_crf", 1] == pytest.approx(found["val"]["crf"]["miou"], abs=1e-6)
-    assert recorder.metrics["seeds/fg_recall", 1] == 0.5
-    assert recorder.images == [("train-00", 1), ("train-01", 1), ("val-00", 1), ("val-01", 1)]
+    assert recorder.points["val/miou_crf"] == {1: found["val"]["crf"]["miou"]}
+    assert recorder.points["seeds/fg_recall"] == {1: 0.5}
+    keys = {Path(name).name.split("+step+1+")[0] for name in recorder.files["round.1"]}
+    assert keys == {"train-00", "train-01", "val-00", "val-01"}
+    assert sum("+step+0+" in name for name in recorder.files["newest"]) == 2 * len(keys)
 
 
 def test_the_same_inputs_give_the_same_bytes(evaluated: Workspace, params: Params) -> None:
@@ -272,7 +286,9 @@ def test_a_killed_evaluation_continues_and_ends_in_the_same_numbers(
 
 
 @pytest.mark.parametrize("with_reference", [True, False])
-def test_the_report_has_every_row(evaluated: Workspace, params: Params, with_reference: bool) -> None:
+def test_the_report_has_every_row(
+    evaluated: Workspace, params: Params, recorder: Recorder, with_reference: bool
+) -> None:
     baseline.run(params, evaluated)
     val = read_json(evaluated, "metrics/rounds/1/evaluate.json")["val"]
     write_other_metrics(evaluated, {"available": True, **val} if with_reference else {"available": False})
@@ -283,6 +299,11 @@ def test_the_report_has_every_row(evaluated: Workspace, params: Params, with_ref
     assert summary["gain"]["pseudo_labels_over_cam"] == pytest.approx(
         1 - summary["baseline"]["cam_miou"], abs=1e-5
     )
+    assert recorder.points.get("val/share_of_reference") == ({1: 1.0} if with_reference else None)
+    assert recorder.points["baseline/cam_miou"] == {0: summary["baseline"]["cam_miou"]}
+    assert "reports/confusion.png" in recorder.files["report"]
+    assert recorder.models[0]["classes"] == ["background", *CLASSES]
+    assert recorder.models[0]["scores"]["val/miou"] == val["raw"]["miou"]
     for text in (
         "train cues",
         "train 1 pseudo-labels",
@@ -298,7 +319,7 @@ def test_the_report_has_every_row(evaluated: Workspace, params: Params, with_ref
 
 
 def test_without_masks_nothing_is_scored_and_all_of_it_says_so(
-    tmp_path: Path, params: Params, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, params: Params, recorder: Recorder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     workspace = fill_workspace(tmp_path, available=False)
     baseline.run(params, workspace)
@@ -310,4 +331,6 @@ def test_without_masks_nothing_is_scored_and_all_of_it_says_so(
     assert read_json(workspace, "metrics/summary.json")["available"] is False
     assert workspace.path("data/rounds/1/panels/train.png").is_file()
     assert "no true masks" in capsys.readouterr().out
+    assert recorder.models[0]["scores"] == {}
+    assert not any(name.startswith(("val/", "pseudo_labels/")) for name in recorder.points)
     assert "cannot be scored" in workspace.path("reports/summary.md").read_text()

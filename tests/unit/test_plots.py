@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dsrg.plots import draw_class_plot, draw_loss_plot, draw_round_plot
+from dsrg.plots import draw_class_plot, draw_confusion_plot, draw_loss_plot, draw_round_plot
 
 
 def draw_rounds(path: Path) -> None:
@@ -23,7 +23,11 @@ def draw_losses(path: Path) -> None:
     draw_loss_plot(path, {"1": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": -0.1}], "2": []})
 
 
-@pytest.mark.parametrize("draw", [draw_rounds, draw_classes, draw_losses])
+def draw_confusion(path: Path) -> None:
+    draw_confusion_plot(path, ["background", "cat", "never seen"], [[9, 1, 0], [2, 3, 0], [0, 0, 0]])
+
+
+@pytest.mark.parametrize("draw", [draw_rounds, draw_classes, draw_losses, draw_confusion])
 def test_a_plot_is_written_and_repeats(draw: Callable[[Path], None], tmp_path: Path) -> None:
     draw(tmp_path / "one.png")
     draw(tmp_path / "two.png")
