@@ -37,6 +37,7 @@ lint: $(READY_TEST) ## format check, ruff and mypy
 	$(BIN)/mypy
 
 repro: $(READY) ## the same pipeline through DVC alone
+	$(BIN)/dsrg stages
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/dvc repro
 
 serve: $(READY) ## the Prefect UI on http://127.0.0.1:4200 (and MLflow's on 5000): start, watch and cancel runs

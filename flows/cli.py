@@ -93,11 +93,12 @@ def wait(root: Root = Path()) -> None:
 @app.command()
 def stages(root: Root = Path()) -> None:
     """List the stages, and which of them would run."""
-    from flows.versioning import describe_state, list_stages
+    from flows.versioning import describe_state, list_stages, prepare
     from tasks.__main__ import STAGES
     from tasks.params import read_params
 
     read_params(root / "params.yaml")
+    prepare(root)
     about = {stage.name: stage.about for stage in STAGES}
     rows = [(name, describe_state(root, name), about[name.split("@")[0]]) for name in list_stages(root)]
     console.print_table("", ["stage", "state", "what it does"], rows)
@@ -132,8 +133,10 @@ app.add_typer(labels, name="labels")
 @labels.command(name="list")
 def list_labels(root: Root = Path()) -> None:
     """List the runs and rounds whose pseudo-labels can be brought back."""
+    from flows.versioning import prepare
     from flows.versioning_labels import list_labels
 
+    prepare(root)
     rows = [
         (run.name, ", ".join(run.rounds), "yes" if run.here == run.rounds else f"{len(run.here)} of them")
         for run in list_labels(root)
@@ -152,8 +155,10 @@ def restore_labels(
     root: Root = Path(),
 ) -> None:
     """Copy the pseudo-labels of a run to a place of their own; ``data/`` stays as it is."""
+    from flows.versioning import prepare
     from flows.versioning_labels import restore_labels
 
+    prepare(root)
     console.say(f"restored {restore_labels(root, run, round_key=round_, folder=out)}")
 
 
@@ -191,3 +196,7 @@ def guard(command: Callable[[], Any]) -> int:
 def main() -> None:
     """Run the command line."""
     sys.exit(guard(app))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,6 +19,7 @@ from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import keep_lock
 
 STOP_SECONDS = 30.0
+RETRIES = "3"  # 2, 4 and 8 s; with Prefect's own 5 a dead server holds the run up for more than a minute
 
 
 def run_flow(root: Path, *, lock: int | None = None) -> int:
@@ -34,7 +35,7 @@ def run_flow(root: Path, *, lock: int | None = None) -> int:
     kept = [] if lock is None else [lock]
     child = subprocess.Popen(
         [sys.executable, "-m", "flows.runner", str(root.resolve()), *map(str, kept)],
-        env={**os.environ, **watched_by_children()},
+        env={"PREFECT_CLIENT_MAX_RETRIES": RETRIES, **os.environ, **watched_by_children()},
         pass_fds=kept,
         process_group=0,
     )
@@ -55,13 +56,46 @@ def _run(root: str, *kept: str) -> int:
     for lock in kept:
         keep_lock(int(lock))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    folder = Path(root)
+    status = _run_with_prefect(folder)
+    if status is None:
+        from flows.story import say_once
+        from flows.unattended import run_alone
+
+        say_once("once it does, `dsrg run` shows there what was done")
+        status = run_alone(folder)
+        if status == 0:
+            _save_run(folder)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # Prefect would go on trying to send what nobody takes, 7 s for each event
+    if status == 0:
+        _save_run(folder)
+    return status
+
+
+def _run_with_prefect(root: Path) -> int | None:
+    """Run the flow; return the exit status, or None where Prefect's server is not there or went away."""
+    from prefect.settings import get_current_settings
+
+    from flows.reach import find_api, is_there
+    from flows.unattended import quieten
+
+    named = get_current_settings().api.url
+    if named and not is_there(named):
+        return None
     from flows.pipeline import run_pipeline
 
-    state = run_pipeline(root=root, return_state=True)
+    quieten()
+    try:
+        state = run_pipeline(root=str(root), return_state=True)
+    except Exception:
+        if is_there(find_api()):
+            raise
+        return None
     if not state.is_completed():
         console.fail(state.message or "the run failed; its log says why")
         return 2
-    _save_run(Path(root))
     return 0
 
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
-from urllib.error import URLError
-from urllib.request import urlopen
 from uuid import UUID
 
+from flows.reach import answers
+from flows.runner import RETRIES
 from tasks import console
 from tasks.errors import UserError
 from tasks.lifetime import watched_by_children
@@ -54,6 +54,7 @@ def serve(
     read_params(project / "params.yaml")
     prepare(project)
     (project / WORK).mkdir(exist_ok=True)
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", RETRIES)
     os.environ.update(DSRG_PROJECT=str(project), DSRG_TRACKING_ROOT=str(project))
     with contextlib.ExitStack() as stack:
         if work_pool is None:
@@ -197,15 +198,6 @@ def _server(what: str, arguments: list[str], project: Path, health: str, *, log:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
-
-
-def answers(url: str) -> bool:
-    """Tell whether a server on this machine answers a health check."""
-    try:
-        with urlopen(url, timeout=5) as response:
-            return int(response.status) == 200
-    except (URLError, OSError):
-        return False
 
 
 @contextlib.contextmanager

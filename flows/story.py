@@ -20,11 +20,13 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.reach import find_api, is_there
 from flows.results import encode_panel, list_panels
 from tasks import console
 
 RETRY_SECONDS = 60.0
 _silent_until = 0.0
+_said = False
 
 
 def tell(action: Callable[[], Any]) -> Any:
@@ -40,12 +42,27 @@ def tell(action: Callable[[], Any]) -> Any:
     if time.monotonic() < _silent_until:
         return None
     try:
+        _probe()
         return action()
     except Exception as error:  # noqa: BLE001 - whatever the client raises must not cost a training
-        if _silent_until == 0.0:
-            console.warn(f"Prefect's server does not answer, the run goes on without it: {error}")
+        say_once(str(error))
         _silent_until = time.monotonic() + RETRY_SECONDS
         return None
+
+
+def say_once(reason: str) -> None:
+    """Say that Prefect's server does not answer, unless that was said before."""
+    global _said
+    if not _said:
+        _said = True
+        console.warn(f"Prefect's server does not answer, the run goes on without it: {reason}")
+
+
+def _probe() -> None:
+    """Ask whether the server is there at all: its client would find out only after a minute of retries."""
+    address = find_api()
+    if not is_there(address):
+        raise ConnectionError(f"nothing answers at {address}")
 
 
 class ProgressArtifact:

@@ -23,6 +23,7 @@ from flows.pipeline import chain_stages
 from flows.run_folders import RUNS, open_run_folder, reach_pictures, remove_run_folder
 from flows.stages import conclude, run_command
 from flows.story import show_overlays
+from flows.unattended import quieten
 from tasks.errors import UserError
 from tasks.lifetime import end_with_starter
 from tasks.params import read_params
@@ -151,6 +152,7 @@ def _run_apart(
     from flows.params_file import edit_params
 
     end_with_starter()
+    quieten()
     project = _find_project()
     name = name_experiment(str(runtime.flow_run.name), str(runtime.flow_run.id))
     os.environ.setdefault(_TRACKING, str(project))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -28,7 +29,14 @@ STAGE_MODULES = {f"tasks/{stage.name}.py" for stage in STAGES}
 # the stages that score; ingest writes the truth, reference is trained on it for comparison
 SEE_TRUTH = {"ingest", "baseline", "evaluate", "reference"}
 # the others are read by commands that must start fast
-PREFECT_MODULES = ("deployments", "limits", "orphans", "pipeline", "serve", "stages", "story", "triggered")
+PREFECT_MODULES = {
+    f"flows/{name}.py"
+    for name in (
+        *("deployments", "limits", "orphans", "pipeline", "reach", "runner"),
+        *("serve", "stages", "story", "triggered"),
+    )
+}
+HEAVY = {"torch", "mlflow", "prefect", "dvc", "matplotlib", "numba", "timm", "lightning", "skimage"}
 ALL = [module for floor in FLOORS for module in list_modules(floor)]
 
 
@@ -59,7 +67,7 @@ def test_stages_do_not_import_each_other():
     [
         ("mlflow", {f"tasks/tracking{part}.py" for part in ("", "_entries", "_model", "_places", "_pyfunc")}),
         ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_runs")}),
-        ("prefect", {f"flows/{name}.py" for name in PREFECT_MODULES}),
+        ("prefect", PREFECT_MODULES),
         ("typer", {"flows/cli.py"}),
         ("rich", {"tasks/console.py"}),
     ],
@@ -91,7 +99,6 @@ def test_only_scoring_stages_name_the_truth():
 
 
 def test_heavy_packages_are_imported_late_on_the_command_line():
-    heavy = {"torch", "mlflow", "prefect", "dvc", "matplotlib", "numba", "timm", "lightning", "skimage"}
     for name in (
         "flows/cli.py",
         "flows/__init__.py",
@@ -101,7 +108,25 @@ def test_heavy_packages_are_imported_late_on_the_command_line():
         "flows/versioning_runs.py",
         "tasks/__main__.py",
     ):
-        assert list_top_level_imports(Path(name)) & heavy == set(), name
+        assert list_top_level_imports(Path(name)) & HEAVY == set(), name
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from flows.cli import app; app(['--help'], standalone_mode=False)",
+        "from flows.cli import app; app(['run', '--help'], standalone_mode=False)",
+        "from tasks.__main__ import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+    ],
+)
+def test_help_loads_nothing_heavy(program: str):
+    """Help answers in a fraction of a second; `python -m bench.doors` times it."""
+    command = [sys.executable, "-c", f"{program}\nimport sys\nprint('loaded', *sys.modules)"]
+    said = subprocess.run(command, cwd=PROJECT, check=True, capture_output=True, text=True).stdout
+    loaded = {name.split(".")[0] for name in said.rpartition("loaded ")[2].split()}
+    assert "flows" in loaded or "tasks" in loaded
+    heavy = HEAVY | {"numpy", "scipy", "zarr", "PIL", "networkx", "fastapi", "pandas"}
+    assert loaded & heavy == set()
 
 
 def test_every_third_party_import_is_declared():

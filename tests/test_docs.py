@@ -50,6 +50,22 @@ def test_dsrg_commands_of_the_readme_exist(readme: str):
     assert named <= known
 
 
+def test_dsrg_commands_of_the_pages_exist(project_root: Path):
+    from flows.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
+    known |= {
+        f"{group.name} {command.name}"
+        for group in app.registered_groups
+        for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
+    }
+    pages = list((project_root / "docs").glob("*.md"))
+    assert pages
+    for page in pages:
+        for named in re.findall(r"(?:^ *|`)dsrg ([a-z]+(?: [a-z]+)?)", page.read_text(), flags=re.MULTILINE):
+            assert {named, named.split()[0]} & known, f"{page.name}: dsrg {named}"
+
+
 def test_stages_of_the_readme_exist(readme: str):
     stages = {stage.name for stage in STAGES}
     named = set(re.findall(r"(?:python -m tasks|dvc repro(?: -f)?) ([a-z]+)", readme))

@@ -49,7 +49,7 @@ def find_field(page: Page, title: str) -> Locator:
 def submit(page: Page) -> str:
     """Submit the form and go to the run; return its id."""
     page.get_by_role("button", name="Submit").click()
-    page.get_by_role("button", name="View run").click()
+    page.get_by_role("button", name="View run").last.click()
     page.wait_for_url("**/runs/flow-run/*")
     return page.url.partition("/flow-run/")[2].partition("?")[0]
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from tiny_project import build_params, hash_outputs, list_outputs, write_params
-from toy_project import copy_project, run_dvc
+from toy_project import build_toy, copy_project, run_dvc, take_bodies
 
 # mlflow's own imports warn, version by version
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
@@ -88,3 +89,32 @@ def test_the_whole_method_through_both_doors(tmp_path: Path) -> None:
     write_params(params, other)
     run_dvc(other, "repro")
     assert hash_outputs(other, list_outputs(params)) == before
+
+
+@pytest.mark.parametrize("kind", ["archive", "repository"])
+def test_a_machine_whose_git_knows_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """An unpacked archive runs as a repository does, which besides keeps its runs."""
+    root = build_toy(tmp_path / "toy")
+    (tmp_path / "home").mkdir()
+    for name, value in (
+        ("HOME", str(tmp_path / "home")),
+        ("GIT_CONFIG_GLOBAL", os.devnull),
+        ("GIT_CONFIG_SYSTEM", os.devnull),
+    ):
+        monkeypatch.setenv(name, value)
+    if kind == "archive":
+        shutil.rmtree(root / ".git")
+    else:
+        who = ("-c", "user.name=someone", "-c", "user.email=someone@example.org")
+        for arguments in (["add", "."], [*who, "commit", "-qm", "start"]):
+            subprocess.run(["git", *arguments], cwd=root, check=True)
+    said = run_dsrg(root, "run")
+    if kind == "archive":
+        assert "not kept as a DVC experiment: the project is in no git repository" in said
+    else:
+        assert "kept as DVC experiment synthetic-r2-" in said
+        assert "synthetic-r2-" in run_dvc(root, "exp", "list", "--name-only")
+    assert take_bodies(root)
+    assert "0 of" in run_dsrg(root, "run")
+    run_dvc(root, "repro")
+    assert take_bodies(root) == []

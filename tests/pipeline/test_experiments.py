@@ -188,6 +188,31 @@ def test_a_remote_holds_every_round(two_runs: Path, tmp_path: Path):
     assert take_bodies(two_runs) == []
 
 
+def test_another_copy_runs_nothing_that_was_pushed(two_runs: Path, tmp_path: Path):
+    """What is committed, by `dvc pull`; runs before it, by `dvc exp pull`, which brings their data too."""
+    commit(two_runs)
+    shared, other = tmp_path / "shared.git", tmp_path / "other"
+    git(two_runs, "init", "-q", "--bare", str(shared))
+    git(two_runs, "remote", "add", "origin", str(shared))
+    git(two_runs, "push", "-q", "origin", "HEAD")
+    store = ("remote", "add", "--local", "--default", "store", str(tmp_path / "store"))
+    run_dvc(two_runs, *store)
+    run_dvc(two_runs, "push", "--run-cache")
+    run_dvc(two_runs, "exp", "push", "origin", "first")
+
+    git(tmp_path, "clone", "-q", str(shared), str(other))
+    run_dvc(other, *store)
+    run_dvc(other, "pull", "--run-cache")
+    run_dvc(other, "repro")
+    assert take_bodies(other) == []
+    assert (other / LAST).read_text() == (two_runs / LAST).read_text()
+    run_dvc(other, "exp", "pull", "origin", "first")
+    run_dvc(other, "exp", "apply", "first")
+    run_dvc(other, "repro")
+    assert take_bodies(other) == []
+    assert (other / LAST).read_text() != (two_runs / LAST).read_text()
+
+
 def test_a_run_travels_to_another_copy(two_runs: Path, tmp_path: Path):
     """By the git remote and the DVC remote, as docs/versioning.md tells."""
     shared, other = tmp_path / "shared.git", tmp_path / "other"
@@ -230,8 +255,6 @@ def test_an_archive_without_git_gives_sensible_answers(
     two_runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     shutil.rmtree(two_runs / ".git")
-    prepare(two_runs)
-    assert [run.name for run in list_labels(two_runs)] == ["workspace"]
 
     def run_dsrg(*arguments: str) -> int:
         return guard(lambda: app([*arguments, "--root", str(two_runs)], standalone_mode=False))
@@ -239,8 +262,15 @@ def test_an_archive_without_git_gives_sensible_answers(
     assert run_dsrg("labels", "restore", "first") == 2
     assert "error: this project is in no git repository, so no runs are kept" in capsys.readouterr().err
     assert run_dsrg("labels", "list") == 0
+    assert [run.name for run in list_labels(two_runs)] == ["workspace"]
     assert run_dsrg("stages") == 0
     assert "up to date" in capsys.readouterr().out
+    before = (two_runs / LAST).read_text()
+    take_bodies(two_runs)
+    change_params(two_runs, refine__crf__bilateral_weight=4.0)  # as in the run before
+    run_dvc(two_runs, "repro")
+    assert take_bodies(two_runs) == []
+    assert (two_runs / LAST).read_text() != before
     git(two_runs, "init", "-q")
     prepare(two_runs)
     assert not (two_runs / ".dvc/config.local").exists()

@@ -10,6 +10,8 @@ from flows import story
 @pytest.fixture(autouse=True)
 def _talkative(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(story, "_silent_until", 0.0)
+    monkeypatch.setattr(story, "_said", False)
+    monkeypatch.setattr(story, "_probe", lambda: None)
 
 
 def refuse() -> None:
