@@ -128,7 +128,7 @@ def find_prefect(project: Path, *, port: int) -> Iterator[str]:
     if answers(f"{url}/health"):
         yield url
         return
-    command = ["-m", "prefect", "server", "start", "--host", HOST, "--port", str(port)]
+    command = ["prefect", "server", "start", "--host", HOST, "--port", str(port)]
     with _server("Prefect", command, project, f"{url}/health", log="prefect-server.log"):
         yield url
 
@@ -157,7 +157,7 @@ def find_mlflow(project: Path, *, port: int) -> Iterator[str]:
     if answers(f"{url}/health"):
         yield url
         return
-    command = ["-m", "mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", str(port)]
+    command = ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", str(port)]
     with _server("MLflow", command, project, f"{url}/health", log="mlflow-server.log"):
         yield url
 
@@ -169,7 +169,7 @@ def _server(what: str, arguments: list[str], project: Path, health: str, *, log:
     with place.open("w", encoding="utf-8") as file:
         # a group of its own: Ctrl-C must reach the runs first, which still have to say how they ended
         child = subprocess.Popen(
-            [sys.executable, *arguments],
+            [sys.executable, "-m", "tasks.lifetime", *arguments],
             cwd=project / WORK,
             env={
                 **os.environ,

@@ -1,13 +1,15 @@
 """Processes that end when the one they work for is gone, so that a killed run leaves nothing behind.
 
 The process that a stage works for need not be its parent: DVC starts a stage through a shell, and some
-shells stay in between. So whoever starts a process tells it whom to watch.
+shells stay in between. So whoever starts a process tells it whom to watch. Other people's programs are
+started as ``python -m tasks.lifetime MODULE ARGUMENTS``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import runpy
 import select
 import signal
 import sys
@@ -51,3 +53,9 @@ def _watch(pid: int) -> None:
                 os.kill(pid, 0)
                 time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    end_with_starter()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -76,8 +76,8 @@ class ServedProject:
             time.sleep(0.3)
 
     def stop(self) -> None:
-        """Stop as Ctrl-C on a terminal does."""
-        self._end(signal.SIGINT)
+        """Stop as a service manager does; a process in the background may not hear Ctrl-C."""
+        self._end(signal.SIGTERM)
 
     def kill(self) -> None:
         """Kill as a machine that runs out of memory does."""
@@ -174,3 +174,17 @@ def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def list_studies(url: str) -> tuple[str, list[str]]:
+    """List MLflow's runs of whole studies: the experiment's id and theirs, oldest first."""
+    api = f"{url}/api/2.0/mlflow"
+    named = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "synthetic"}, timeout=60)
+    experiment = named.raise_for_status().json()["experiment"]["experiment_id"]
+    body = {
+        "experiment_ids": [experiment],
+        "filter": "tags.`dsrg.stage` = 'study'",
+        "order_by": ["attributes.start_time ASC"],
+    }
+    found = httpx.post(f"{api}/runs/search", json=body, timeout=60).raise_for_status().json()
+    return experiment, [run["info"]["run_id"] for run in found.get("runs", [])]

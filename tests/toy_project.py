@@ -95,11 +95,12 @@ def start_in(root: Path, module: str, *arguments: str, **environment: str) -> su
     )
 
 
-def read_until(process: subprocess.Popen[str], words: str) -> None:
-    """Read what a process says until it says some words."""
-    assert process.stdout is not None
+def read_until(process: subprocess.Popen[str], words: str, *, errors: bool = False) -> None:
+    """Read what a process says until it says some words; `errors` are where Prefect's log goes."""
+    stream = process.stderr if errors else process.stdout
+    assert stream is not None
     said = []
-    for line in process.stdout:
+    for line in stream:
         said.append(line)
         if words in line:
             return

@@ -84,6 +84,13 @@ def open_comparison(page: Page, url: str, experiment: str, runs: list[str]) -> N
     close_assistant(page)
 
 
+def open_charts(page: Page, url: str, experiment: str) -> None:
+    """Open an experiment's charts of all runs."""
+    page.goto(f"{url}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
+    page.get_by_text("val/miou", exact=True).first.wait_for()
+    close_assistant(page)
+
+
 def close_assistant(page: Page) -> None:
     """Close the panel that MLflow opens for a first visitor."""
     close = page.locator('[data-component-id^="mlflow.assistant"][data-component-id$="close"]')

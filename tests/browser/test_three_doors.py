@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
-from served_project import ServedProject
+from served_project import ServedProject, list_studies
 from tiny_project import build_params, write_params
 from toy_project import commit, copy_project
 
@@ -30,16 +29,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedProject]:
 
 
 @pytest.fixture(scope="module")
-def page() -> Iterator[Page]:
-    import ui_pages
-
-    if ui_pages.CHROMIUM is None:
-        pytest.fail("chromium not found: apt-get install chromium")
-    with ui_pages.open_browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder for pictures of the pages, to be looked at: ``DSRG_SHOTS``, or a temporary one."""
     folder = Path(os.environ.get("DSRG_SHOTS") or tmp_path_factory.mktemp("shots"))
@@ -47,18 +36,15 @@ def shots(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def list_studies(url: str) -> tuple[str, list[str]]:
-    """List MLflow's runs of whole studies: the experiment's id and theirs, oldest first."""
-    api = f"{url}/api/2.0/mlflow"
-    named = httpx.get(f"{api}/experiments/get-by-name", params={"experiment_name": "synthetic"}, timeout=60)
-    experiment = named.raise_for_status().json()["experiment"]["experiment_id"]
-    body = {
-        "experiment_ids": [experiment],
-        "filter": "tags.`dsrg.stage` = 'study'",
-        "order_by": ["attributes.start_time ASC"],
-    }
-    found = httpx.post(f"{api}/runs/search", json=body, timeout=60).raise_for_status().json()
-    return experiment, [run["info"]["run_id"] for run in found.get("runs", [])]
+@pytest.fixture(scope="module")
+def page(shots: Path) -> Iterator[Page]:
+    import ui_pages
+
+    if ui_pages.CHROMIUM is None:
+        pytest.fail("chromium not found: apt-get install chromium")
+    with ui_pages.open_browser() as opened:
+        yield opened
+        ui_pages.shoot(opened, shots, "last")  # where it failed, if it did
 
 
 def test_a_run_from_the_form_to_its_artifacts_and_two_compared(
@@ -76,7 +62,7 @@ def test_a_run_from_the_form_to_its_artifacts_and_two_compared(
     assert ui.find_field(page, "Rounds").input_value() == "2"
     ui.find_field(page, "Rounds").fill("99")
     page.get_by_role("button", name="Submit").click()
-    page.get_by_text("99 is greater than the maximum of 20").wait_for()
+    page.get_by_text("99 is greater than the maximum of 20").first.wait_for()
     ui.shoot(page, shots, "refused")
 
     ui.open_form(page, served.url, "whole-pipeline")

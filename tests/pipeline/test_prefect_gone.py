@@ -18,8 +18,14 @@ from flows.reach import is_there
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
+@pytest.fixture(autouse=True)
+def _no_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in WITHOUT:
+        monkeypatch.delenv(name, raising=False)
+
+
 def start_run(root: Path, api: str, home: Path) -> subprocess.Popen[str]:
-    environment = dict.fromkeys(WITHOUT, "") | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home)}
+    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(home)}
     return start_in(root, "flows.cli", "run", **environment)
 
 
@@ -55,7 +61,7 @@ def test_a_server_that_dies_costs_nothing(toy_project: Path, tmp_path: Path):
         marker = toy_project / "sleep_train@1"
         marker.touch()
         run = start_run(toy_project, api, home)
-        read_until(run, "train@1 sleeps")
+        read_until(run, "train@1 sleeps", errors=True)
     finally:
         os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -1,0 +1,87 @@
+"""Take the pictures of ``docs/three-doors.md``: ``python -m docs.take_screenshots``.
+
+Serves a copy of this project, starts a run on the drawn pictures from the form of the Prefect UI and a
+second one with another param, and goes through the pages of Prefect and MLflow with Debian's chromium
+(``apt-get install chromium``). Takes as long as two runs: about 15 minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests"))
+
+import ui_pages as ui  # noqa: E402 - lies beside the tests that go through the same pages
+from served_project import ServedProject, list_studies  # noqa: E402
+from toy_project import commit, copy_project  # noqa: E402
+
+IMAGES = HERE / "images"
+SECONDS_OF_A_RUN = 3600.0
+
+
+def take(served: ServedProject, folder: Path) -> None:
+    """Go through all pages; leave the pictures in `folder`."""
+    with ui.open_browser() as page:
+        ui.open_deployments(page, served.url)
+        ui.shoot(page, folder, "prefect-deployments")
+        ui.open_form(page, served.url, "whole-pipeline")
+        ui.shoot(page, folder, "prefect-form")
+        run = ui.submit(page)
+        served.wait_for_task(run, "train@1", "Running", timeout=SECONDS_OF_A_RUN)
+        page.wait_for_timeout(20_000)
+        page.reload()
+        ui.shoot(page, folder, "prefect-running")
+        served.wait_for(run, "COMPLETED", timeout=SECONDS_OF_A_RUN)
+        again = served.trigger("whole-pipeline", relabel_fg_threshold=0.7)
+        page.reload()
+        ui.shoot(page, folder, "prefect-run")
+        for key in ("scores", "panel-val", "summary"):
+            page.goto(f"{served.url}/runs/flow-run/{run}")
+            ui.open_tab(page, "Artifacts")
+            if key == "scores":
+                ui.shoot(page, folder, "prefect-artifacts")
+            ui.open_artifact(page, key)
+            ui.shoot(page, folder, f"prefect-{key}")
+        served.wait_for(again, "COMPLETED", timeout=SECONDS_OF_A_RUN)
+        page.goto(f"{served.url}/runs/flow-run/{again}")
+        ui.shoot(page, folder, "prefect-again")
+
+        experiment, studies = list_studies(served.mlflow_url)
+        ui.open_experiment(page, served.mlflow_url, experiment)
+        ui.shoot(page, folder, "mlflow-runs")
+        ui.open_comparison(page, served.mlflow_url, experiment, studies)
+        ui.shoot(page, folder, "mlflow-compared")
+        ui.open_charts(page, served.mlflow_url, experiment)
+        ui.shoot(page, folder, "mlflow-charts")
+
+
+def shrink(picture: Path, target: Path) -> None:
+    """Write a screenshot with 128 colours: a third of the bytes, and nobody sees it."""
+    with Image.open(picture) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+
+
+def main() -> None:
+    """Take the pictures anew."""
+    with tempfile.TemporaryDirectory() as place:
+        root = copy_project(Path(place) / "dsrg")
+        commit(root)
+        shots = Path(place) / "shots"
+        shots.mkdir()
+        with ServedProject(root, Path(place) / "prefect") as served:
+            take(served, shots)
+        IMAGES.mkdir(exist_ok=True)
+        for picture in sorted(shots.glob("*.png")):
+            shrink(picture, IMAGES / picture.name)
+            print(IMAGES / picture.name)
+        shutil.rmtree(root, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
