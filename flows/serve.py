@@ -175,6 +175,8 @@ def _server(what: str, arguments: list[str], project: Path, health: str, *, log:
                 **os.environ,
                 **watched_by_children(),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
+                # by itself the page asks port 4200 of 127.0.0.1, whichever port it came from
+                "PREFECT_UI_API_URL": os.environ.get("PREFECT_UI_API_URL", "/api"),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for jobs nobody starts
             },
             stdout=file,

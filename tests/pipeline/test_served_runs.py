@@ -176,6 +176,27 @@ def test_a_run_whose_server_was_killed_can_be_retried(served: ServedProject):
     commit(served.root)
 
 
+def test_two_runs_at_once(served: ServedProject):
+    marker = sleep_in(served, "cues")
+    served.stop()
+    served.options = ("--limit", "2")
+    served.start()
+    runs = [served.trigger("whole-pipeline", rounds=1, cues_spread=spread) for spread in (1.5, 3.5)]
+    for run in runs:
+        served.wait_for_task(run, "cues", "Running")
+    folders = served.list_run_folders()
+    assert len(folders) == 2, "both must be at work at the same time"
+    for folder in folders:
+        (folder / marker).unlink()
+    for run in runs:
+        served.wait_for(run, "COMPLETED")
+        assert served.read_tasks(run)["cues"] == "Completed"
+    experiments = run_dvc(served.root, "exp", "list", "-A")
+    assert all(f"synthetic-r1-{run[:4]}" in experiments for run in runs)
+    (served.root / marker).unlink()
+    commit(served.root)
+
+
 def wait_until_asleep(served: ServedProject, *, timeout: float = 60.0) -> None:
     """Wait until the body of a stage, told to sleep, is what runs."""
     deadline = time.monotonic() + timeout
