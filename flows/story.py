@@ -7,13 +7,13 @@ again, and the stages go on.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -25,6 +25,7 @@ from flows.results import encode_panel, list_panels
 from tasks import console
 
 RETRY_SECONDS = 60.0
+PLOT_SIDE = 900
 _silent_until = 0.0
 _said = False
 
@@ -110,8 +111,7 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
         names = ("of", "mIoU %", "labelled only", "fg precision", "fg recall", "coverage", "of reference")
         table = [dict(zip(names, row, strict=True)) for row in rows]
         tell(lambda: create_table_artifact(table, key="scores", description="against the true masks"))
-    text = (root / "reports" / "summary.md").read_text(encoding="utf-8")
-    page = "\n".join([*_list_links(experiment, tracked), "", text])
+    page = "\n".join([*_list_links(experiment, tracked), "", _inline_plots(root / "reports" / "summary.md")])
     tell(lambda: create_markdown_artifact(page, key="summary", description="numbers, links, commands"))
     for panel in list_panels(root):
         _show_picture(panel, key=f"panel-{panel.stem}", description=str(panel.relative_to(root)))
@@ -124,7 +124,18 @@ def show_overlays(folder: Path, *, count: int = 4) -> None:
 
 
 def _show_picture(picture: Path, *, key: str, description: str) -> None:
-    tell(lambda: create_image_artifact(encode_panel(picture), key=key, description=description))
+    # as markdown: the page of an image artifact writes the whole data URI below the picture
+    page = f"![{description}]({encode_panel(picture)})"
+    tell(lambda: create_markdown_artifact(page, key=key, description=description))
+
+
+def _inline_plots(report: Path) -> str:
+    """Read a report in markdown, its plots as data URIs: Prefect's page has no files beside it."""
+
+    def inline(match: re.Match[str]) -> str:
+        return f"![{match[1]}]({encode_panel(report.parent / match[2], max_side=PLOT_SIDE)})"
+
+    return re.sub(r"!\[([^]]*)\]\(([\w.-]+\.png)\)", inline, report.read_text(encoding="utf-8"))
 
 
 def _list_links(experiment: str | None, tracked: Mapping[str, str]) -> list[str]:

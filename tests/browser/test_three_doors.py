@@ -99,7 +99,11 @@ def test_a_run_from_the_form_to_its_artifacts_and_two_compared(
     name = f"synthetic-r1-{run[:4]}"
     page.get_by_text(f"dsrg labels restore {name}").wait_for()
     ui.shoot(page, shots, "summary")
-    page.get_by_role("link", name="parameters, curves, pictures, model").click()
+    assert page.locator("img[src^='data:image/jpeg']").count() >= 2, "plots"
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="parameters, curves, pictures, model").click()
+    page = opened.value
+    page.set_viewport_size(ui.SIZE)
     page.get_by_text("val/miou", exact=True).first.wait_for()
     ui.close_assistant(page)
     ui.shoot(page, shots, "mlflow-run")
