@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import re
+from pathlib import Path
+
 import pytest
+from PIL import Image
 
 from flows import story
 
@@ -42,3 +48,14 @@ def test_it_is_tried_again_after_a_while_and_not_named_again(
     assert story.tell(lambda: "back") == "back"
     said = capsys.readouterr()
     assert (said.out + said.err).count("does not answer") == 1
+
+
+def test_plots_of_the_report_stand_in_the_page(tmp_path: Path):
+    Image.new("RGB", (1600, 400), "red").save(tmp_path / "loss.png")
+    (tmp_path / "summary.md").write_text("# Plots\n\n![loss](loss.png)\n[a link](loss.png)\n")
+    page = story._inline_plots(tmp_path / "summary.md")
+    picture = re.search(r"!\[loss\]\(data:image/jpeg;base64,([^)]+)\)", page)
+    assert picture is not None
+    with Image.open(io.BytesIO(base64.b64decode(picture[1]))) as shown:
+        assert shown.size == (900, 225)
+    assert "[a link](loss.png)" in page
