@@ -121,5 +121,5 @@ def test_a_run_from_the_form_to_its_artifacts_and_two_compared(
     ui.open_comparison(page, served.mlflow_url, experiment, studies)
     page.get_by_text("Comparing 2 Runs").wait_for()
     page.get_by_text("refine.min_confidence", exact=True).first.wait_for()
-    page.get_by_text("val/miou", exact=True).first.wait_for()
+    page.get_by_text("val/miou", exact=True).first.wait_for(state="attached")  # further down
     ui.shoot(page, shots, "mlflow-compared", full=True)
