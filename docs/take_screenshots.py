@@ -2,7 +2,7 @@
 
 Serves a copy of this project, starts a run on the drawn pictures from the form of the Prefect UI and a
 second one with another param, and goes through the pages of Prefect and MLflow with Debian's chromium
-(``apt-get install chromium``). Takes as long as two runs: about 15 minutes on 2 cores.
+(``apt-get install chromium``). Fewer pictures and steps than in the demo: a few minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ import ui_pages as ui  # noqa: E402 - lies beside the tests that go through the 
 from served_project import ServedProject, list_studies  # noqa: E402
 from toy_project import commit, copy_project  # noqa: E402
 
+from flows.params_file import edit_params  # noqa: E402
+
 IMAGES = HERE / "images"
 SECONDS_OF_A_RUN = 3600.0
+SMALL = [
+    *("source.num_train=48", "source.num_val=16", "classify.epochs=8", "train.epochs=8", "retrain.epochs=4"),
+    *("train.crop_size=192", "classify.crop_size=192"),
+]
 
 
 def take(served: ServedProject, folder: Path) -> None:
@@ -71,6 +77,7 @@ def main() -> None:
     """Take the pictures anew."""
     with tempfile.TemporaryDirectory() as place:
         root = copy_project(Path(place) / "dsrg")
+        edit_params(root, settings=SMALL)
         commit(root)
         shots = Path(place) / "shots"
         shots.mkdir()
