@@ -49,7 +49,8 @@ class StepRecord:
     Steps are kept in the file `path`, so that a run that was killed and continued has them all.
     """
 
-    def __init__(self, report: console.Report, tracker: Any, path: Path) -> None:
+    def __init__(self, description: str, report: console.Report, tracker: Any, path: Path) -> None:
+        self._description = description
         self._report = report
         self._tracker = tracker
         self._seen: list[Progress] = []
@@ -65,6 +66,11 @@ class StepRecord:
 
     def add(self, progress: Progress) -> None:
         """Take note of one step."""
+        if not self._seen and progress.step > 1:
+            console.say(
+                f"{self._description}: goes on after step {progress.step - 1} of {progress.steps}, "
+                "where it was stopped"
+            )
         self._seen.append(progress)
         self._curve[progress.step] = progress.losses
         self._file.write(json.dumps({"step": progress.step, **progress.losses}) + "\n")
@@ -115,7 +121,7 @@ class StepRecord:
 def record_steps(description: str, tracker: Any, work: StageWork) -> Iterator[StepRecord]:
     """Record the steps of one training under a progress bar."""
     with console.show_progress(description) as report:
-        record = StepRecord(report, tracker, work.directory / "steps.jsonl")
+        record = StepRecord(description, report, tracker, work.directory / "steps.jsonl")
         try:
             yield record
         finally:

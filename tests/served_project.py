@@ -153,6 +153,11 @@ class ServedProject:
         body = {"artifacts": {"flow_run_id": {"any_": [run]}}}
         return {item["key"]: item["type"] for item in self.request("POST", "/artifacts/filter", body)}
 
+    def list_logs(self, run: str) -> list[str]:
+        """List the lines that a run's page shows as its log."""
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
+        return [line["message"] for line in self.request("POST", "/logs/filter", body)]
+
     def list_run_folders(self) -> list[Path]:
         home = self.root / ".work" / "runs"
         return sorted(home.iterdir()) if home.exists() else []
