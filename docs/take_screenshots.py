@@ -42,10 +42,12 @@ def take(served: ServedProject, folder: Path) -> None:
         served.wait_for_task(run, "train@1", "Running", timeout=SECONDS_OF_A_RUN)
         page.wait_for_timeout(20_000)
         page.reload()
+        page.wait_for_timeout(10_000)  # until the graph is drawn, beside a training
         ui.shoot(page, folder, "prefect-running")
+        page.goto("about:blank")  # the page of a running run is drawn anew all the time, by one of the cores
         served.wait_for(run, "COMPLETED", timeout=SECONDS_OF_A_RUN)
         again = served.trigger("whole-pipeline", relabel_fg_threshold=0.7)
-        page.reload()
+        page.goto(f"{served.url}/runs/flow-run/{run}")
         ui.shoot(page, folder, "prefect-run")
         for key in ("scores", "panel-val", "summary"):
             page.goto(f"{served.url}/runs/flow-run/{run}")
@@ -54,6 +56,7 @@ def take(served: ServedProject, folder: Path) -> None:
                 ui.shoot(page, folder, "prefect-artifacts")
             ui.open_artifact(page, key)
             ui.shoot(page, folder, f"prefect-{key}")
+        page.goto("about:blank")
         served.wait_for(again, "COMPLETED", timeout=SECONDS_OF_A_RUN)
         page.goto(f"{served.url}/runs/flow-run/{again}")
         ui.shoot(page, folder, "prefect-again")
