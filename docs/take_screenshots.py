@@ -66,7 +66,8 @@ def take(served: ServedProject, folder: Path) -> None:
         ui.shoot(page, folder, "mlflow-runs")
         ui.open_comparison(page, served.mlflow_url, experiment, studies)
         ui.shoot(page, folder, "mlflow-compared")
-        ui.open_charts(page, served.mlflow_url, experiment)
+        ui.open_charts(page, served.mlflow_url, experiment, "/miou")
+        page.wait_for_timeout(5000)  # until the curves are drawn
         ui.shoot(page, folder, "mlflow-charts")
 
 
@@ -84,12 +85,14 @@ def main() -> None:
         commit(root)
         shots = Path(place) / "shots"
         shots.mkdir()
-        with ServedProject(root, Path(place) / "prefect") as served:
-            take(served, shots)
-        IMAGES.mkdir(exist_ok=True)
-        for picture in sorted(shots.glob("*.png")):
-            shrink(picture, IMAGES / picture.name)
-            print(IMAGES / picture.name)
+        try:
+            with ServedProject(root, Path(place) / "prefect") as served:
+                take(served, shots)
+        finally:  # what was taken before something failed is not lost
+            IMAGES.mkdir(exist_ok=True)
+            for picture in sorted(shots.glob("*.png")):
+                shrink(picture, IMAGES / picture.name)
+                print(IMAGES / picture.name)
         shutil.rmtree(root, ignore_errors=True)
 
 

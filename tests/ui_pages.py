@@ -84,11 +84,14 @@ def open_comparison(page: Page, url: str, experiment: str, runs: list[str]) -> N
     close_assistant(page)
 
 
-def open_charts(page: Page, url: str, experiment: str) -> None:
-    """Open an experiment's charts of all runs."""
+def open_charts(page: Page, url: str, experiment: str, charts: str) -> None:
+    """Open an experiment's charts of all runs: those whose name has `charts` in it."""
     page.goto(f"{url}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
-    page.get_by_text("val/miou", exact=True).first.wait_for()
+    search = page.get_by_placeholder("Search metric charts")
+    search.wait_for()
     close_assistant(page)
+    search.fill(charts)  # only charts in sight are drawn
+    page.locator(".js-plotly-plot").first.wait_for()
 
 
 def close_assistant(page: Page) -> None:
