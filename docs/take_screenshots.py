@@ -2,12 +2,11 @@
 
 Serves a copy of this project, starts a run on the drawn pictures from the form of the Prefect UI and a
 second one with another param, and goes through the pages of Prefect and MLflow with Debian's chromium
-(``apt-get install chromium``). Fewer pictures and steps than in the demo: a few minutes on 2 cores.
+(``apt-get install chromium``). Fewer pictures and steps than in the demo; 20 minutes on 2 busy cores.
 """
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -42,15 +41,14 @@ def take(served: ServedProject, folder: Path) -> None:
         served.wait_for_task(run, "train@1", "Running", timeout=SECONDS_OF_A_RUN)
         page.wait_for_timeout(20_000)
         page.reload()
-        page.wait_for_timeout(10_000)  # until the graph is drawn, beside a training
-        ui.shoot(page, folder, "prefect-running")
+        ui.shoot(page, folder, "prefect-running", rest=10)  # the graph is drawn beside a training
         page.goto("about:blank")  # the page of a running run is drawn anew all the time, by one of the cores
         served.wait_for(run, "COMPLETED", timeout=SECONDS_OF_A_RUN)
         again = served.trigger("whole-pipeline", relabel_fg_threshold=0.7)
-        page.goto(f"{served.url}/runs/flow-run/{run}")
+        ui.open_run(page, served.url, run)
         ui.shoot(page, folder, "prefect-run")
         for key in ("scores", "panel-val", "summary"):
-            page.goto(f"{served.url}/runs/flow-run/{run}")
+            ui.open_run(page, served.url, run)
             ui.open_tab(page, "Artifacts")
             if key == "scores":
                 ui.shoot(page, folder, "prefect-artifacts")
@@ -58,7 +56,7 @@ def take(served: ServedProject, folder: Path) -> None:
             ui.shoot(page, folder, f"prefect-{key}")
         page.goto("about:blank")
         served.wait_for(again, "COMPLETED", timeout=SECONDS_OF_A_RUN)
-        page.goto(f"{served.url}/runs/flow-run/{again}")
+        ui.open_run(page, served.url, again)
         ui.shoot(page, folder, "prefect-again")
 
         experiment, studies = list_studies(served.mlflow_url)
@@ -67,8 +65,7 @@ def take(served: ServedProject, folder: Path) -> None:
         ui.open_comparison(page, served.mlflow_url, experiment, studies)
         ui.shoot(page, folder, "mlflow-compared")
         ui.open_charts(page, served.mlflow_url, experiment, "/miou")
-        page.wait_for_timeout(5000)  # until the curves are drawn
-        ui.shoot(page, folder, "mlflow-charts")
+        ui.shoot(page, folder, "mlflow-charts", rest=5)  # curve after curve
 
 
 def shrink(picture: Path, target: Path) -> None:
@@ -79,7 +76,7 @@ def shrink(picture: Path, target: Path) -> None:
 
 def main() -> None:
     """Take the pictures anew."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         root = copy_project(Path(place) / "dsrg")
         edit_params(root, settings=SMALL)
         commit(root)
@@ -93,7 +90,6 @@ def main() -> None:
             for picture in sorted(shots.glob("*.png")):
                 shrink(picture, IMAGES / picture.name)
                 print(IMAGES / picture.name)
-        shutil.rmtree(root, ignore_errors=True)
 
 
 if __name__ == "__main__":

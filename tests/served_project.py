@@ -94,8 +94,17 @@ class ServedProject:
         return self.log.read_text(errors="replace")
 
     def request(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Ask Prefect's API; an error status raises."""
-        answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=60)
+        """Ask Prefect's API; an error status raises.
+
+        503 is what the server answers to whatever a client may ask again, a locked database first of all;
+        Prefect's own clients do.
+        """
+        deadline = time.monotonic() + 30
+        while True:
+            answer = httpx.request(method, f"{self.url}/api{path}", json=body, timeout=60)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
         answer.raise_for_status()
         return answer.json() if answer.content else None
 
@@ -173,6 +182,13 @@ class ServedProject:
             except (OSError, ValueError):  # no process, or one that has just ended
                 continue
         return found
+
+    def wait_until_idle(self, *, timeout: float) -> None:
+        """Wait until no process is at work in the runs' folders."""
+        deadline = time.monotonic() + timeout
+        while at_work := self.list_processes():
+            assert time.monotonic() < deadline, at_work
+            time.sleep(0.2)
 
 
 def find_free_port() -> int:

@@ -54,6 +54,10 @@ def submit(page: Page) -> str:
     return page.url.partition("/flow-run/")[2].partition("?")[0]
 
 
+def open_run(page: Page, url: str, run: str) -> None:
+    page.goto(f"{url}/runs/flow-run/{run}")
+
+
 def wait_for_state(page: Page, name: str, *, seconds: float) -> None:
     """Wait on a run's page, which keeps itself up to date, until its state is `name`."""
     page.locator(".page-heading, header").get_by_text(name, exact=True).first.wait_for(timeout=1000 * seconds)
@@ -108,7 +112,7 @@ def read_table(page: Page) -> list[dict[str, Any]]:
     return [dict(zip(headings, row.locator("td").all_inner_texts(), strict=False)) for row in rows]
 
 
-def shoot(page: Page, folder: Path, name: str, *, full: bool = False) -> None:
-    """Take a picture of the page, once it has come to rest."""
-    page.wait_for_timeout(1500)
+def shoot(page: Page, folder: Path, name: str, *, full: bool = False, rest: float = 1.5) -> None:
+    """Take a picture of the page, once it has come to rest: after so many seconds."""
+    page.wait_for_timeout(1000 * rest)
     page.screenshot(path=folder / f"{name}.png", full_page=full)

@@ -160,10 +160,7 @@ def test_a_run_whose_server_was_killed_can_be_retried(served: ServedProject):
     served.wait_for_task(run, "refine@1", "Running")
     wait_until_asleep(served)
     served.kill()
-    deadline = time.monotonic() + 60
-    while served.list_processes() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert served.list_processes() == []
+    served.wait_until_idle(timeout=60)
 
     served.start()
     served.wait_for(run, "CRASHED")
