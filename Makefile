@@ -23,7 +23,7 @@ demo: $(READY) ## set up, then run the whole pipeline on drawn pictures (about 7
 setup: $(READY) ## make .venv and install everything
 
 test: $(READY_TEST) ## set up, then run the fast tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(READY_TEST) ## the tests that take longer
 	$(BIN)/python -m pytest -m "slow and not gpu and not browser" $(PYTEST_ARGS)

@@ -75,6 +75,7 @@ def test_the_flow_has_the_edges_of_the_graph(project: Path, monkeypatch: pytest.
     assert edges == list_edges(project)
 
 
+@pytest.mark.slow
 def test_what_a_failed_flow_and_its_retry_made_dvc_repro_never_makes_again(project: Path):
     from flows.pipeline import run_pipeline
 
@@ -115,6 +116,7 @@ def test_what_dvc_repro_made_the_flow_never_makes_again(done: Path):
     assert take_bodies(done) == []
 
 
+@pytest.mark.slow
 def test_the_flow_runs_what_a_change_reaches_and_restores_what_was_before(done: Path):
     labels = done / "data/rounds/2/pseudo_labels.zarr/content.txt"
     before = labels.read_text()
