@@ -2,7 +2,7 @@
 
 Serves a copy of this project, starts a run on the drawn pictures from the form of the Prefect UI and a
 second one with another param, and goes through the pages of Prefect and MLflow with Debian's chromium
-(``apt-get install chromium``). Fewer pictures and steps than in the demo; 20 minutes on 2 busy cores.
+(``apt-get install chromium``). Fewer pictures and steps than in the demo; 9 minutes on 2 cores.
 """
 
 from __future__ import annotations

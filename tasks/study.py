@@ -15,6 +15,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def log_study(params: Params, workspace: Workspace) -> None:
     summary = workspace.read_json("metrics/summary.json", stage="report")
     evaluated = {key: _read_evaluation(workspace, key) for key in params.round_keys}
     points = list_points(params, evaluated, summary)
+    points |= list_best(points)
     with tracking.study_run(workspace, params, whole=True) as run, tempfile.TemporaryDirectory() as place:
         run.log_params(params.model_dump(mode="json"))
         run.set_tags(list_outputs(params, workspace))
@@ -97,10 +99,18 @@ def list_points(params: Params, evaluated: Mapping[str, Any], summary: Mapping[s
     for name, value in tracking.flatten(summary).items():
         if not name.startswith(("rounds.", "baseline.cues.")) and not isinstance(value, bool):
             add(name.replace(".", "/"), value, 0)
-    for name in ("val/miou", "val/miou_crf", "pseudo_labels/miou"):
-        if name in points:
-            add(f"best/{name}", max(points[name].values()), len(params.rounds))
     return points
+
+
+def list_best(points: Points) -> Points:
+    """List the curves of the best round so far, from the points of all rounds."""
+    best: Points = {}
+    for name in ("val/miou", "val/miou_crf", "pseudo_labels/miou"):
+        steps = sorted(points.get(name, ()))
+        if steps:
+            highest = accumulate((points[name][step] for step in steps), max)
+            best[f"best/{name}"] = dict(zip(steps, highest, strict=True))
+    return best
 
 
 def list_outputs(params: Params, workspace: Workspace) -> dict[str, str]:

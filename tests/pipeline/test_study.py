@@ -182,6 +182,11 @@ def test_the_command_without_mlflow_keeps_everything_for_later(
     assert client.get_model_version_by_alias("synthetic", CHAMPION).run_id == found.info.run_id
 
 
+def test_the_best_round_so_far_is_a_curve_of_its_own():
+    points = {"val/miou": {1: 0.5, 3: 0.4, 2: 0.6}, "train/loss": {1: 2.0}}
+    assert study.list_best(points) == {"best/val/miou": {1: 0.5, 2: 0.6, 3: 0.6}}
+
+
 def test_the_champion_changes_only_for_a_higher_score(
     workspace: Workspace, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
