@@ -63,8 +63,9 @@ def take(served: ServedProject, folder: Path) -> None:
         ui.open_experiment(page, served.mlflow_url, experiment)
         ui.shoot(page, folder, "mlflow-runs")
         ui.open_comparison(page, served.mlflow_url, experiment, studies)
+        ui.show_differences(page)
         ui.shoot(page, folder, "mlflow-compared")
-        ui.open_charts(page, served.mlflow_url, experiment, "/miou")
+        ui.open_charts(page, served.mlflow_url, experiment, "^(val|pseudo_labels)/miou")
         ui.shoot(page, folder, "mlflow-charts", rest=5)  # curve after curve
 
 

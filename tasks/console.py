@@ -71,6 +71,11 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     _out.print(table)
 
 
+def print_json(value: Any) -> None:
+    """Print `value` as JSON, for scripts; in colour on a terminal."""
+    _out.print_json(data=value, ensure_ascii=False)
+
+
 @contextlib.contextmanager
 def show_progress(description: str) -> Iterator[Report]:
     """Show the progress of long work through the callback that is handed out.

@@ -36,6 +36,7 @@ PREFECT_MODULES = {
         *("serve", "stages", "story", "triggered"),
     )
 }
+COMMANDS = {module.as_posix() for module in Path("flows/commands").glob("*.py")}
 HEAVY = {"torch", "mlflow", "prefect", "dvc", "matplotlib", "numba", "timm", "lightning", "skimage"}
 ALL = [module for floor in FLOORS for module in list_modules(floor)]
 
@@ -68,7 +69,7 @@ def test_stages_do_not_import_each_other():
         ("mlflow", {f"tasks/tracking{part}.py" for part in ("", "_entries", "_model", "_places", "_pyfunc")}),
         ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_runs")}),
         ("prefect", PREFECT_MODULES),
-        ("typer", {"flows/cli.py"}),
+        ("typer", COMMANDS),
         ("rich", {"tasks/console.py"}),
     ],
 )
@@ -100,6 +101,7 @@ def test_only_scoring_stages_name_the_truth():
 
 def test_heavy_packages_are_imported_late_on_the_command_line():
     for name in (
+        *COMMANDS,
         "flows/cli.py",
         "flows/__init__.py",
         "flows/runner.py",

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from tasks.__main__ import STAGES, main
 from tasks.schema import Params
@@ -41,29 +44,40 @@ def test_every_make_target_explains_itself(makefile: str):
     assert phony == list_targets(makefile)
 
 
-def test_dsrg_commands_of_the_readme_exist(readme: str):
-    from flows.cli import app
-
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
-    named = set(re.findall(r"(?:^ *|`)dsrg ([a-z]+)", readme, flags=re.MULTILINE))
-    assert "run" in named
-    assert named <= known
-
-
-def test_dsrg_commands_of_the_pages_exist(project_root: Path):
-    from flows.cli import app
-
-    known = {command.name or command.callback.__name__ for command in app.registered_commands}  # type: ignore[union-attr]
-    known |= {
-        f"{group.name} {command.name}"
-        for group in app.registered_groups
-        for command in group.typer_instance.registered_commands  # type: ignore[union-attr]
-    }
-    pages = list((project_root / "docs").glob("*.md"))
-    assert pages
+def test_dsrg_commands_of_readme_and_pages_exist(project_root: Path):
+    known = list_commands()
+    pages = [project_root / "README.md", *(project_root / "docs").glob("*.md")]
+    assert len(pages) > 1
     for page in pages:
         for named in re.findall(r"(?:^ *|`)dsrg ([a-z]+(?: [a-z]+)?)", page.read_text(), flags=re.MULTILINE):
-            assert {named, named.split()[0]} & known, f"{page.name}: dsrg {named}"
+            assert {named, named.split()[0]} & known.keys(), f"{page.name}: dsrg {named}"
+
+
+def test_every_dsrg_command_shows_examples_that_exist():
+    """Every command and option named in an example of a command's help is one that there is."""
+    known = list_commands()
+    for name, command in known.items():
+        examples = re.findall(r"^    dsrg (.*)", command.epilog or "", flags=re.MULTILINE)
+        assert examples, f"dsrg {name} --help has no example"
+        for example in examples:
+            words = example.split("   ")[0].split()
+            found = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known)
+            options = {option for param in known[found].params for option in param.opts}
+            assert {word for word in words if word.startswith("-")} <= options, example
+
+
+def list_commands() -> dict[str, Any]:
+    """List the commands that do something, by their words after ``dsrg``."""
+    from flows.cli import app
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+        if hasattr(command, "commands"):
+            for name, child in command.commands.items():
+                yield from walk(child, (*words, name))
+        else:
+            yield " ".join(words), command
+
+    return dict(walk(typer.main.get_command(app), ()))
 
 
 def test_stages_of_the_readme_exist(readme: str):

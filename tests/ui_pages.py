@@ -88,8 +88,15 @@ def open_comparison(page: Page, url: str, experiment: str, runs: list[str]) -> N
     close_assistant(page)
 
 
+def show_differences(page: Page) -> None:
+    """Have the page that compares runs show what differs only, from its first parameter on."""
+    for switch in page.get_by_role("switch").all():
+        switch.click()
+    page.get_by_text("Parameters", exact=True).last.evaluate("heading => heading.scrollIntoView()")
+
+
 def open_charts(page: Page, url: str, experiment: str, charts: str) -> None:
-    """Open an experiment's charts of all runs: those whose name has `charts` in it."""
+    """Open an experiment's charts of all runs: those whose name matches `charts`, a regular expression."""
     page.goto(f"{url}/#/experiments/{experiment}/runs?workflowType=machine_learning&compareRunsMode=CHART")
     search = page.get_by_placeholder("Search metric charts")
     search.wait_for()

@@ -1,0 +1,1 @@
+"""The commands of ``dsrg``, a module for each group; heavy imports stand inside them."""
