@@ -171,9 +171,9 @@ def _create_timm(name: str, output_stride: int, weights: str) -> Backbone:
     except (NotImplementedError, AssertionError, TypeError) as error:
         raise ValueError(f"timm:{name} cannot run at output stride {output_stride}: {error}") from error
     except (OSError, RuntimeError) as error:
-        raise WeightsError(_explain_download(f"timm/{name}", error)) from error
+        raise WeightsError(_explain_download(_locate_timm(name), error)) from error
     if weights not in ("imagenet", "none"):
-        _load_by_name(stages, read_state_dict(Path(weights)), weights)
+        _load_by_name(stages, _rename_as(stages, read_state_dict(Path(weights))), weights)
     reductions = stages.feature_info.reduction()
     shallow = reductions.index(4) if 4 in reductions else 0
     deepest = len(reductions) - 1
@@ -187,6 +187,21 @@ def _create_timm(name: str, output_stride: int, weights: str) -> Backbone:
         mean=config.mean if config else IMAGENET_MEAN,
         std=config.std if config else IMAGENET_STD,
     )
+
+
+def _locate_timm(name: str) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None:
+        return f"timm/{name}"
+    return f"https://huggingface.co/{config.hf_hub_id}/resolve/main/model.safetensors"
+
+
+def _rename_as(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Name tensors as `module` does: timm writes ``stages_0`` for ``stages.0`` where it takes features only."""
+    names = {name.replace(".", "_"): name for name in module.state_dict()}
+    return {names.get(name.replace(".", "_"), name): tensor for name, tensor in state.items()}
 
 
 class _Select(nn.Module):
@@ -275,18 +290,21 @@ def _fill(net: nn.Module, weights: str, default: object) -> None:
     if weights != "imagenet":
         _load_by_name(net, read_state_dict(Path(weights)), weights)
         return
+    url = str(default.url)  # type: ignore[attr-defined]
+    place = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
     try:
         net.load_state_dict(default.get_state_dict(progress=False, check_hash=True))  # type: ignore[attr-defined]
     except (OSError, RuntimeError) as error:
-        raise WeightsError(_explain_download(str(default.url), error)) from error  # type: ignore[attr-defined]
+        raise WeightsError(_explain_download(url, error, place)) from error
 
 
-def _explain_download(source: str, error: Exception) -> str:
+def _explain_download(url: str, error: Exception, place: Path | None = None) -> str:
     first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    put = f"put it at `{place}`, or anywhere and set" if place else "set"
     return (
-        f"cannot download ImageNet weights from {source} ({first}). Fetch that file where there is a "
-        "network and set backbone.weights to its path, or use backbone.name efficientnet_lite0, "
-        "whose weights are installed already"
+        f"cannot download ImageNet weights from {url} ({first}): fetch that file where there is a network "
+        f"and {put} backbone.weights to its path; or use backbone.name efficientnet_lite0, whose weights are "
+        "installed already"
     )
 
 

@@ -128,6 +128,44 @@ def test_torchvisions_file_fits_with_or_without_its_head(tmp_path: Path) -> None
         assert torch.equal(backbone.state_dict()["stages.getter.conv1.weight"], state["conv1.weight"])
 
 
+def test_a_file_of_timm_fits_where_features_are_named_otherwise(tmp_path: Path) -> None:
+    """ConvNeXt's published file says ``stages.0``, timm's own feature extractor ``stages_0``."""
+    import timm
+
+    torch.manual_seed(0)
+    state = timm.create_model("convnext_atto").state_dict()
+    save_file(state, tmp_path / "published.safetensors")
+    path = str(tmp_path / "published.safetensors")
+    backbone = create_backbone("timm:convnext_atto", output_stride=16, weights=path)
+    found = backbone.state_dict()["stages.extractor.stages_3.blocks.1.mlp.fc1.weight"]
+    assert torch.equal(found, state["stages.3.blocks.1.mlp.fc1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("vgg16", "https://download.pytorch.org/models/vgg16-397923af.pth"),
+        ("timm:convnext_tiny", "https://huggingface.co/timm/convnext_tiny.*/resolve/main/model.safetensors"),
+    ],
+)
+def test_weights_that_cannot_be_downloaded_are_asked_for(
+    name: str, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
+    place = (
+        f"put it at `{tmp_path}/checkpoints/vgg16-397923af.pth`, or anywhere and " if name == "vgg16" else ""
+    )
+    pattern = rf"weights from {url} \(.*no network.*\): fetch that file .* and {place}set backbone.weights"
+    with pytest.raises(WeightsError, match=pattern) as found:
+        create_backbone(name, output_stride=16, weights="imagenet")
+    assert "\n" not in str(found.value)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -213,25 +251,3 @@ def test_a_file_of_something_else_than_tensors_is_refused(tmp_path: Path) -> Non
     torch.save({"epoch": 3}, path)
     with pytest.raises(WeightsError, match="holds no plain state dict"):
         create_backbone(LITE0, output_stride=32, weights=str(path))
-
-
-def test_a_failed_download_says_which_file_and_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise URLError("no network")
-
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
-    with pytest.raises(
-        WeightsError,
-        match=r"from https://download.pytorch.org/models/resnet50-\w+.pth \(.*no network.*"
-        "set backbone.weights to its path, or use backbone.name efficientnet_lite0",
-    ):
-        create_backbone("resnet50", output_stride=32, weights="imagenet")
-
-
-def test_a_failed_download_of_timm_names_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise OSError("no network")
-
-    monkeypatch.setattr("timm.models._builder.load_pretrained", fail)
-    with pytest.raises(WeightsError, match=r"from timm/resnet18 \(no network\)"):
-        create_backbone("timm:resnet18", output_stride=32, weights="imagenet")
