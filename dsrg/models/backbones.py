@@ -199,7 +199,7 @@ def _locate_timm(name: str) -> str:
 
 
 def _rename_as(module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name tensors as `module` does: timm writes ``stages_0`` for ``stages.0`` where it takes features only."""
+    """Name tensors as `module` does: ``stages_0`` for ``stages.0`` where timm takes features only."""
     names = {name.replace(".", "_"): name for name in module.state_dict()}
     return {names.get(name.replace(".", "_"), name): tensor for name, tensor in state.items()}
 
