@@ -13,10 +13,16 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.errors import UserError
 from tasks.params import check_params, check_source, expand_rounds, read_params
+from tasks.presets import read_preset
 
 
 def edit_params(
-    root: Path, *, folder: Path | None = None, rounds: int | None = None, settings: Sequence[str] = ()
+    root: Path,
+    *,
+    folder: Path | None = None,
+    preset: str | None = None,
+    rounds: int | None = None,
+    settings: Sequence[str] = (),
 ) -> bool:
     """Change ``params.yaml`` below `root`; tell whether anything changed.
 
@@ -26,6 +32,8 @@ def edit_params(
         The project.
     folder : Path, optional
         Pictures of one's own: sets ``source.kind`` and ``source.path``.
+    preset : str, optional
+        Name of a set of params, which the other arguments may change.
     rounds : int, optional
         Number of rounds.
     settings : sequence of str
@@ -37,6 +45,9 @@ def edit_params(
         The result would not be valid; nothing is written.
     """
     path = root / "params.yaml"
+    chosen = read_preset(root, preset) if preset else None
+    if chosen and rounds is None:
+        rounds = chosen.rounds
     read_params(path, rounds=rounds)
     yaml = YAML()
     yaml.preserve_quotes = True
@@ -48,6 +59,8 @@ def edit_params(
         values["source"]["path"] = _locate(folder.expanduser(), root)
     if rounds is not None:
         _set_rounds(values, rounds)
+    for key, value in chosen.list_values().items() if chosen else ():
+        _put(values, key, value, f"preset {preset}: `{key}`")
     for setting in settings:
         _set(values, setting, path.name)
     text = io.StringIO()
@@ -94,12 +107,16 @@ def _set(values: Any, setting: str, file: str) -> None:
         value = YAML(typ="safe", pure=True).load(text)
     except YAMLError:
         raise UserError(f"`--set {key}`: no valid YAML value: {text!r}") from None
+    _put(values, key, value, f"--set {setting}", file)
+
+
+def _put(values: Any, key: str, value: Any, origin: str, file: str = "params.yaml") -> None:
     *sections, last = key.split(".")
     place = values
     for depth, section in enumerate(sections):
         place = place.get(section) if isinstance(place, dict) else None
         if not isinstance(place, dict):
-            raise UserError(f"{file}: `{'.'.join(sections[: depth + 1])}` is no section (in --set {setting})")
+            raise UserError(f"{file}: `{'.'.join(sections[: depth + 1])}` is no section (in {origin})")
     old = place.get(last)
     if isinstance(old, float) and type(value) is int:
         value = float(value)  # 1 for 1.0 means the same, but would not be found in DVC's run cache

@@ -17,6 +17,7 @@ app = open_group()
     epilog=list_examples(
         ("dsrg run", "what params.yaml says"),
         ("dsrg run ~/birds", "your own pictures"),
+        ("dsrg run ~/birds --preset quick", "a first look at them"),
         ("dsrg run --rounds 3 --set train.lr=0.01", ""),
         ("dsrg run --wait", "after the run that is going on"),
     )
@@ -24,6 +25,9 @@ app = open_group()
 )
 def run(
     path: Annotated[Path | None, typer.Argument(help="Folder of pictures of your own.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="A set of params: see dsrg presets.")
+    ] = None,
     rounds: Annotated[
         int | None, typer.Option(min=1, max=99, help="Rounds of train, relabel, refine.")
     ] = None,
@@ -42,7 +46,7 @@ def run(
     prepare(root)
     try:
         with hold_workspace(root, "dsrg run", wait=wait or None) as lock:
-            edit_params(root, folder=path, rounds=rounds, settings=set_ or [])
+            edit_params(root, folder=path, preset=preset, rounds=rounds, settings=set_ or [])
             status = run_flow(root, lock=lock)
     except KeyboardInterrupt:
         console.fail("stopped; what is finished was kept: the same command continues there")
@@ -61,6 +65,41 @@ def set_rounds(
 
     edit_params(root, rounds=count)
     console.say(f"{count} rounds. Next: dsrg run")
+
+
+@app.command(
+    epilog=list_examples(
+        ("dsrg presets", "what there is, what it needs"),
+        ("dsrg presets quick", "what it would change here"),
+        ("dsrg run ~/birds --preset quick", ""),
+    )
+)
+def presets(
+    name: Annotated[str | None, typer.Argument(help="Show what this one would change.")] = None,
+    json: Json = False,
+    root: Root = Path(),
+) -> None:
+    """Show the sets of params that ``dsrg run --preset`` takes."""
+    from tasks.params import read_params
+    from tasks.presets import list_presets, read_preset
+
+    if name is None:
+        found = {known: read_preset(root, known) for known in list_presets(root)}
+        if json:
+            console.print_json({known: preset.model_dump() for known, preset in found.items()})
+            return
+        for known, preset in found.items():
+            console.say(f"{known}\n  for      {preset.about}")
+            console.say(f"  needs    {preset.needs}\n  reached  {preset.numbers}\n")
+        return
+    preset = read_preset(root, name)
+    changes = preset.list_changes(read_params(root / "params.yaml"))
+    if json:
+        console.print_json({**preset.model_dump(), "changes": changes})
+        return
+    console.say(f"{name}: {preset.about}\nneeds    {preset.needs}\nreached  {preset.numbers}")
+    rows = [(key, str(old), str(new)) for key, (old, new) in changes.items()]
+    console.print_table("" if rows else "nothing to change", ["param", "here", name], rows)
 
 
 @app.command(epilog=list_examples(("dsrg wait && dvc repro", "")))
