@@ -1,0 +1,234 @@
+"""Time what each preset costs on this machine: ``python -m bench.presets``.
+
+For each preset: training steps of the classifier and of the segmenter in round 1 (growing, CRF and
+boundary loss inside) and in later rounds, CAMs and predictions at its scales, and the CRF of the labels
+on one core; with random weights on random pictures, which cost the same as real ones. From these the
+hours of a whole run on VOC 2012 are reckoned: 10,582 pictures to train on, 1,449 to score. What is left
+out: reading the pictures, waiting for the loader, and what a GPU loses on pictures of ever new sizes.
+Adds to ``bench/presets.json``, by device.
+
+    python -m bench.presets                    # all presets
+    python -m bench.presets demo quick --device cpu --steps 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dsrg.crf import refine_probs
+from dsrg.inference import activate_views, predict_probs
+from dsrg.models import ClassifierSpec
+from dsrg.objectives import LabelLoss, SeedingLoss, classification_loss
+from dsrg.training import build_optimizer, choose_device, fit
+from tasks.fitting import describe_segmenter
+from tasks.params import Params, check_params, expand_rounds, read_params
+from tasks.presets import list_presets, read_preset
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = 21
+TRAIN, VAL = 10_582, 1_449
+WARM_UP = 3
+PICTURE = (375, 500)  # what most of VOC's pictures measure
+
+
+class RandomSamples(Dataset[Any]):
+    """Random pictures with random cues of three classes, made once."""
+
+    def __init__(self, side: int, *, classifier: bool) -> None:
+        rng = np.random.default_rng(0)
+        coarse = torch.from_numpy(rng.random((1, 3, 8, 8), dtype=np.float32))
+        picture = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")[0]
+        held = torch.zeros(CLASSES - 1)
+        held[[4, 11]] = 1
+        cells = (-(-side // 16), -(-side // 16))
+        blocks = rng.choice([0, 5, 12, 255], p=[0.3, 0.15, 0.15, 0.4], size=cells)
+        cues = torch.from_numpy(np.kron(blocks, np.ones((16, 16), np.int64))[:side, :side])
+        valid = torch.ones_like(cues, dtype=torch.bool)
+        self.sample = (picture, held) if classifier else (picture, cues, held.bool(), valid)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.sample
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds a step, and the largest memory of the device in GiB (0 on a CPU)."""
+
+    seconds: float
+    gib: float
+
+
+def time_steps(
+    model: torch.nn.Module, head: list[torch.nn.Module], loss: Any, samples: Any, batch: int, options: Any
+) -> Cost:
+    """Time training steps of `model`, the first ones not counted."""
+    spent: list[float] = []
+    cuda = choose_device(options.device).type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    fit(
+        model,
+        build_optimizer(model, head, lr=1e-6, head_lr_multiplier=10, momentum=0.9, weight_decay=1e-4),
+        samples,
+        loss,
+        steps=options.steps + WARM_UP,
+        batch_size=batch,
+        poly_power=0.9,
+        warmup_steps=0,
+        clip_norm=5,
+        frozen_norms=model.backbone,  # type: ignore[arg-type]
+        device=options.device,
+        precision=options.precision,
+        loader_workers=0,
+        random_seed=0,
+        checkpoint=None,
+        checkpoint_every=10_000,
+        on_step=lambda step: spent.append(batch / step.images_per_second * (1 - step.data_wait)),
+    )
+    return Cost(float(np.median(spent[WARM_UP:])), torch.cuda.max_memory_allocated() / 2**30 if cuda else 0.0)
+
+
+def time_pictures(compute: Callable[[], Any], count: int) -> float:
+    """Time `compute` on one picture, seconds, after one that is not counted."""
+    compute()
+    began = time.perf_counter()
+    for _ in range(count):
+        compute()
+    return (time.perf_counter() - began) / count
+
+
+def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure one preset: seconds a step and a picture, memory, and hours on VOC."""
+    train, device = params.train, choose_device(options.device)
+    names = tuple(f"class{number}" for number in range(1, CLASSES))
+    classifier = ClassifierSpec(params.backbone.name, names).build(
+        output_stride=params.classify.output_stride, weights="none"
+    )
+    small = RandomSamples(params.classify.crop_size, classifier=True)
+    classify = time_steps(
+        classifier, [classifier.head], classification_loss, small, params.classify.batch_size, options
+    )
+    segmenter = describe_segmenter(params, names).build(weights="none")
+    head = [segmenter.aspp] + ([segmenter.skip] if segmenter.skip is not None else [])
+    crf = train.crf.model_dump()
+    seeding = SeedingLoss(
+        num_classes=CLASSES,
+        fg_threshold=train.fg_threshold,
+        bg_threshold=train.bg_threshold,
+        grow_on=train.grow_on,
+        boundary_weight=train.boundary_weight,
+        crf=crf,
+    )
+    large = RandomSamples(train.crop_size, classifier=False)
+    first = time_steps(segmenter, head, seeding, large, train.batch_size, options)
+    labels = LabelLoss(boundary_weight=params.retrain.boundary_weight, crf=crf)
+    later = time_steps(segmenter, head, labels, large, train.batch_size, options)
+
+    rng = np.random.default_rng(0)
+    shrink = min(1.0, params.ingest.canvas / max(PICTURE))
+    size = (round(PICTURE[0] * shrink), round(PICTURE[1] * shrink))
+    noise = torch.from_numpy(rng.random((1, 3, 12, 16), dtype=np.float32))
+    smooth = torch.nn.functional.interpolate(noise, size=size, mode="bicubic")[0].clamp(0, 1)
+    picture = np.ascontiguousarray((255 * smooth).byte().permute(1, 2, 0).numpy())
+    cams, relabel, evaluate = params.cams, params.relabel, params.evaluate
+    few = max(2, options.steps // 4)
+    a_cam = time_pictures(
+        lambda: activate_views(
+            classifier,
+            picture[None],
+            long_side=cams.size,
+            scales=cams.scales,
+            flip=cams.flip,
+            stride=8,
+            device=device,
+        ),
+        few,
+    )
+    a_label, a_prediction = (
+        time_pictures(
+            lambda views=views: predict_probs(  # type: ignore[misc]
+                segmenter, picture, scales=views.scales, flip=views.flip, device=device
+            ),
+            few,
+        )
+        for views in (relabel, evaluate)
+    )
+    probs = rng.dirichlet(np.ones(3), size=size).transpose(2, 0, 1).astype(np.float32)
+    a_crf = time_pictures(lambda: refine_probs(probs, picture, **params.refine.crf.model_dump()), few)
+
+    rounds = len(params.rounds)
+    cores = os.cpu_count() or 1
+    crfs = TRAIN * ((2 if params.cues.rule == "agreement" else 0) + rounds) + VAL * rounds
+    hours = {
+        "classify": classify.seconds * params.classify.epochs * TRAIN / params.classify.batch_size,
+        "train": first.seconds * train.epochs * TRAIN / train.batch_size,
+        "retrain": later.seconds * params.retrain.epochs * TRAIN / train.batch_size * (rounds - 1),
+        "cams": a_cam * TRAIN,
+        "relabel": a_label * TRAIN * rounds,
+        "evaluate": a_prediction * VAL * rounds,
+        "crf": a_crf * crfs / cores,
+    }
+    return {
+        "step_seconds": {
+            "classify": classify.seconds,
+            "train": first.seconds,
+            "retrain": later.seconds,
+        },
+        "picture_seconds": {"cam": a_cam, "relabel": a_label, "evaluate": a_prediction, "crf": a_crf},
+        "device_gib": max(cost.gib for cost in (classify, first, later)),
+        "voc_hours": {name: seconds / 3600 for name, seconds in hours.items()},
+        "voc_hours_in_all": sum(hours.values()) / 3600,
+    }
+
+
+def main() -> None:
+    """Measure, print a line for each preset, write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("presets", nargs="*", help="which (default: all)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed", "16-mixed"))
+    parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
+    options = parser.parse_args()
+    device = choose_device(options.device)
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
+    place = f"{machine}, {os.cpu_count()} cores, {options.precision}"
+    file = Path(__file__).with_suffix(".json")
+    known = json.loads(file.read_text()) if file.exists() else {}
+    base = read_params(ROOT / "params.yaml").model_dump(mode="json")
+    print(place)
+    for name in options.presets or list_presets(ROOT):
+        preset = read_preset(ROOT, name)
+        values: dict[str, Any] = json.loads(json.dumps(base))
+        for key, value in preset.list_values().items():
+            *sections, last = key.split(".")
+            section = values
+            for part in sections:
+                section = section[part]
+            section[last] = value
+        values |= {"rounds": expand_rounds(preset.rounds), "final_round": str(preset.rounds)}
+        found = measure(check_params(values, path=Path(name)), options)
+        known.setdefault(name, {})[place] = found
+        file.write_text(json.dumps(known, indent=2) + "\n")
+        steps = " ".join(f"{stage} {1000 * s:.0f}" for stage, s in found["step_seconds"].items())
+        pictures = " ".join(f"{what} {1000 * s:.0f}" for what, s in found["picture_seconds"].items())
+        print(
+            f"{name:<16} step ms: {steps} | picture ms: {pictures} | {found['device_gib']:.1f} GiB | "
+            f"VOC {found['voc_hours_in_all']:.1f} h",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
