@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import typer
 
+from docs.make_params import build_page
 from tasks.__main__ import STAGES, main
 from tasks.schema import Params
 
@@ -106,3 +107,9 @@ def test_the_command_line_lists_every_stage(capsys: pytest.CaptureFixture[str]):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(stage.name in shown for stage in STAGES)
+
+
+def test_the_page_of_params_is_what_the_classes_say(project_root: Path):
+    """Written anew by ``python -m docs.make_params``."""
+    written = (project_root / "docs" / "params.md").read_text(encoding="utf-8")
+    assert written == build_page(project_root)
