@@ -21,15 +21,15 @@ INTRODUCTION = """# Params
 
 Every value of [params.yaml](../params.yaml). Change one in the file, by `dsrg run --set train.lr=0.01`, or in
 the form of the Prefect UI; DVC runs again only the stages that read it. A key that is unknown, missing,
-mistyped or out of range is an error that names it. Written by `python -m docs.make_params` from the classes in
-tasks/schema.py.
+mistyped or out of range is an error that names it. Written by `python -m docs.make_params` from the
+classes in tasks/schema.py.
 
 ## Presets
 
 `dsrg run PATH --preset NAME` writes a whole set of values into params.yaml, comments kept; what else is asked
 for on the same line wins. A file of your own in presets/, or anywhere, is a preset too. Hours are for all of
-VOC 2012 (10,582 pictures to train on), reckoned from steps that were timed, not run; pictures of ever new sizes
-and slow disks cost more.
+VOC 2012 (10,582 pictures to train on), reckoned from steps that were timed, not run; pictures of ever new
+sizes and slow disks cost more.
 """
 
 
