@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import scale_label_map
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
 from dsrg.polygons import draw_polygon, flatten_ring, normalise_ring
 from dsrg.rle import encode_mask
@@ -59,6 +58,9 @@ def restore_label_map(
 ) -> NDArray[np.uint8]:
     """Bring a label map to the size of the original picture, by taking the nearest pixel.
 
+    Each pixel gets the label of the stored pixel that its centre lies in. No id is invented, and what
+    was not scaled down comes back as it is.
+
     Parameters
     ----------
     label_map : (h, w) uint8
@@ -72,7 +74,19 @@ def restore_label_map(
     -------
     (height, width) uint8
     """
-    return scale_label_map(settle_unlabelled(label_map, rule=unlabelled), original_size)
+    settled = settle_unlabelled(label_map, rule=unlabelled)
+    if settled.shape == tuple(original_size):
+        return settled
+    rows, columns = (
+        _find_nearest(stored, int(wanted))
+        for stored, wanted in zip(settled.shape, original_size, strict=True)
+    )
+    return settled[rows].take(columns, axis=1)
+
+
+def _find_nearest(stored: int, wanted: int) -> NDArray[np.int64]:
+    """Find, for each of `wanted` pixels, the one of `stored` that holds its centre; in exact integers."""
+    return (2 * np.arange(wanted) + 1) * stored // (2 * wanted)
 
 
 def list_class_ids(label_map: NDArray[np.uint8]) -> list[int]:

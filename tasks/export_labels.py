@@ -339,5 +339,7 @@ def _list_lines(summary: dict[str, Any]) -> Iterator[str]:
         yield f"pictures not exported; labels are of upright ones: EXIF turns {summary['pictures_turned']}"
     elif summary["pictures_turned"] + summary["pictures_converted"]:
         yield f"pictures {' upright, '.join(fates)} to another kind of file; the others are as they were"
-    for line in summary["read_with"]:
-        yield f"read     {line}"
+    how, *notes = summary["read_with"]
+    yield f"read     {how}"
+    for line in notes:
+        yield f"note     {line}"

@@ -60,7 +60,7 @@ class Layout(Protocol):
     def write_lists(
         self, out: Path, items: Sequence[Item], found: Sequence[list[dict[str, Any]]], facts: Facts
     ) -> list[str]:
-        """Write what a reader begins with; return lines that say how to read the export."""
+        """Write what a reader begins with; return how to read the export, and notes."""
         ...
 
 
