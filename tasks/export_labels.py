@@ -334,11 +334,14 @@ def _list_lines(summary: dict[str, Any]) -> Iterator[str]:
         f"pixels   {shares['foreground']:.1%} foreground, {shares['background']:.1%} background, "
         f"{shares['unlabelled']:.1%} unlabelled"
     )
-    fates = [f"{summary[f'pictures_{fate}']} {fate}" for fate in ("turned", "converted")]
+    turned, converted = summary["pictures_turned"], summary["pictures_converted"]
     if summary["images"] == "none":
-        yield f"pictures not exported; labels are of upright ones: EXIF turns {summary['pictures_turned']}"
-    elif summary["pictures_turned"] + summary["pictures_converted"]:
-        yield f"pictures {' upright, '.join(fates)} to another kind of file; the others are as they were"
+        if turned:
+            yield f"pictures {turned} carry a turn by EXIF: labels are those of the picture as it is shown"
+    elif turned or converted:
+        done = [f"{turned} turned upright"] * bool(turned)
+        done += [f"{converted} converted to another kind of file"] * bool(converted)
+        yield f"pictures {', '.join(done)}, {summary['pictures'] - turned - converted} as they were"
     how, *notes = summary["read_with"]
     yield f"read     {how}"
     for line in notes:

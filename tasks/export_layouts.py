@@ -155,7 +155,7 @@ class Coco:
                 "annotations": [{"id": k, **annotation} for k, annotation in enumerate(numbered, start=1)],
             },
         )
-        return [f"pycocotools.coco.COCO({str(place)!r})", f"{len(numbered)} annotations"]
+        return [f"pycocotools.coco.COCO({str(place)!r})", f"{len(numbered)} annotations", *_tell_lost(facts)]
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Yolo:
     ) -> list[str]:
         """Write data.yaml; its path is left out, so that the folder can be moved."""
         write_lines(out / "data.yaml", _list_yaml(facts, self.classes))
-        return [f"yolo segment train data={out / 'data.yaml'} model=yolo11n-seg.pt"]
+        return [f"yolo segment train data={out / 'data.yaml'} model=yolo11n-seg.pt", *_tell_lost(facts)]
 
 
 @dataclass(frozen=True)
@@ -267,10 +267,9 @@ class NnUnet:
             "description": facts.title,
         }
         write_json(out / "dataset.json", values)
-        return [
-            f"nnUNet_raw={out.parent} nnUNetv2_plan_and_preprocess -d {int(out.resolve().name[7:10])} "
-            "--verify_dataset_integrity"
-        ]
+        place = out.resolve()
+        command = f"nnUNetv2_plan_and_preprocess -d {int(place.name[7:10])} --verify_dataset_integrity"
+        return [f"nnUNet_raw={place.parent} {command}"]
 
 
 @dataclass(frozen=True)
@@ -364,6 +363,11 @@ def build_layout(
     if taken:
         raise UserError(f"nnU-Net keeps the name `{taken[0]}` for itself: rename that class")
     return NnUnet(classes)
+
+
+def _tell_lost(facts: Facts) -> list[str]:
+    lost = "unlabelled pixels are in no annotation, as background is: this format cannot tell them apart"
+    return [lost] if facts.unlabelled else []
 
 
 def _choose_suffix(items: Iterable[Item]) -> str:
