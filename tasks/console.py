@@ -56,6 +56,14 @@ def fail(message: str) -> None:
         _err.print(escape(line) if line.startswith(" ") else f"[red]error:[/] {escape(line)}")
 
 
+def print_finding(state: str, about: str, text: str, remedy: str) -> None:
+    """Print what a check found: ok, warning or problem, and below it the remedy."""
+    colour = {"ok": "green", "warning": "yellow"}.get(state, "red")
+    _out.print(f"[{colour}]{state:8}[/] {escape(about):12} {escape(text)}")
+    if remedy:
+        _out.print(f"{'':21} -> {escape(remedy)}")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table; columns that hold only numbers or dashes are right-aligned."""
     body = [list(row) for row in rows]
