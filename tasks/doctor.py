@@ -2,12 +2,14 @@
 
 Nothing is made, started or changed, and nothing that might be broken is imported here: torch, numba and
 pydensecrf are tried in processes of their own, DVC, Prefect and MLflow are asked by their files and over
-HTTP. A check that fails itself is a finding as well.
+HTTP. A check that fails itself is a finding as well. Where `dsrg` itself does not start, because typer,
+rich or pydantic are the broken part, ``python -m tasks.doctor`` does.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -157,3 +159,17 @@ def to_json(findings: Iterable[Finding]) -> dict[str, Any]:
     """Collect findings for JSON."""
     listed = list(findings)
     return {"findings": [asdict(finding) for finding in listed], "counts": count_states(listed)}
+
+
+def main() -> int:
+    """Examine the current folder and print the findings with nothing but the standard library."""
+    findings = []
+    for finding in examine(Path()):
+        findings.append(finding)
+        remedy = f"\n{'':21} -> {finding.remedy}" if finding.remedy else ""
+        sys.stdout.write(f"{finding.state:8} {finding.about:12} {finding.text}{remedy}\n")
+    return 1 if count_states(findings)["problem"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

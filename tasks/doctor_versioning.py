@@ -36,9 +36,7 @@ def check_git(patient: Patient) -> Iterator[Finding]:
         yield Finding("git", "ok", f"{number[0] if number else version}, repository {said.splitlines()[0]}")
         unknown, _ = _ask_git(patient, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
         if unknown:
-            remedy = (
-                "git config --global user.name 'Your Name'; git config --global user.email you@example.org"
-            )
+            remedy = "git config --global user.name NAME; git config --global user.email ADDRESS"
             yield Finding("git", "warning", "does not know who you are: it may refuse to commit", remedy)
 
 
@@ -134,6 +132,5 @@ def check_path(patient: Patient) -> Iterator[Finding]:
     remedy = f"source '{here / 'activate'}'"
     if not os.access(here / "activate", os.R_OK):
         remedy = f'export PATH="{here}:$PATH"'
-    yield Finding(
-        "PATH", "warning", f"{text}: a bare `dvc repro` would fail; `dsrg run` does not mind", remedy
-    )
+    text += ": a bare `dvc repro` would start stages with it; `dsrg run` does not mind"
+    yield Finding("PATH", "warning", text, remedy)
