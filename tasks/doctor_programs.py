@@ -13,6 +13,7 @@ from typing import Any
 
 from tasks.doctor import Finding, Patient
 
+_DEVICE = Path("/dev/nvidiactl")
 _SECONDS = 90.0  # a first import from a slow disk
 _TORCH = """
 import json, warnings
@@ -139,7 +140,7 @@ def check_gpu(patient: Patient, found: Mapping[str, Any]) -> Iterator[Finding]:
     elif not found["cuda"]:
         remedy = "install the build for CUDA: Get Started on pytorch.org gives the command"
         yield Finding("GPU", "warning", f"{driver}, but torch is made for the CPU alone", remedy)
-    elif not Path("/dev/nvidiactl").exists():
+    elif not _DEVICE.exists():
         remedy = "in a container: start it with --gpus all"
         yield Finding("GPU", "warning", f"{driver}, but no device is passed to this system", remedy)
     else:

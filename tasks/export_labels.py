@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -301,6 +301,7 @@ def _finish(
     out: Path, layout: Layout, items: Sequence[Item], done: Sequence[Done], note: dict[str, Any]
 ) -> dict[str, Any]:
     counts = np.array([one.counts for one in done], np.int64).sum(axis=0)
+    fates = [one.fate for one in done]
     facts = Facts(title=note["title"], unlabelled=bool(counts[2]))
     read = layout.write_lists(out, items, [one.found for one in done], facts)
     total = max(int(counts.sum()), 1)
@@ -309,8 +310,7 @@ def _finish(
         **note,
         "complete": True,
         "pictures": len(items),
-        "pictures_turned": sum(one.fate == "turned" for one in done),
-        "pictures_converted": sum(one.fate == "converted" for one in done),
+        "picture_files": {fate: count for fate in get_args(Fate) if (count := fates.count(fate))},
         "share_of_pixels": {name: round(share, 6) for name, share in shares},
         "read_with": read,
     }
@@ -334,14 +334,11 @@ def _list_lines(summary: dict[str, Any]) -> Iterator[str]:
         f"pixels   {shares['foreground']:.1%} foreground, {shares['background']:.1%} background, "
         f"{shares['unlabelled']:.1%} unlabelled"
     )
-    turned, converted = summary["pictures_turned"], summary["pictures_converted"]
-    if summary["images"] == "none":
-        if turned:
-            yield f"pictures {turned} carry a turn by EXIF: labels are those of the picture as it is shown"
-    elif turned or converted:
-        done = [f"{turned} turned upright"] * bool(turned)
-        done += [f"{converted} converted to another kind of file"] * bool(converted)
-        yield f"pictures {', '.join(done)}, {summary['pictures'] - turned - converted} as they were"
+    fates = summary["picture_files"]
+    if summary["images"] != "none":
+        yield f"pictures {', '.join(f'{count} {fate}' for fate, count in fates.items())}"
+    elif "turned upright" in fates:
+        yield f"pictures {fates['turned upright']} are turned by EXIF; labels are of the picture as shown"
     how, *notes = summary["read_with"]
     yield f"read     {how}"
     for line in notes:

@@ -17,7 +17,7 @@ from dsrg.sources import Reader, Record
 from tasks.errors import UserError
 
 Mode = Literal["copy", "link", "none"]
-Fate = Literal["as it is", "turned", "converted"]
+Fate = Literal["as it is", "turned upright", "converted", "drawn"]
 _ORIENTATION, _UPRIGHT, _TURNED = 0x0112, 1, (5, 6, 7, 8)
 _FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 # Phones write pictures of several frames, whose first every JPEG reader takes.
@@ -100,15 +100,16 @@ def place_picture(
 
     Returns
     -------
-    {'as it is', 'turned', 'converted'}
-        What was done to it, or would have been: ``turned`` upright, or written in another format.
+    {'as it is', 'turned upright', 'converted', 'drawn'}
+        What was done to it, or would have been: ``converted`` to another format, or ``drawn`` by a source
+        that has no files.
 
     Raises
     ------
     UserError
         The picture is gone or has another size than at ingest.
     """
-    fate: Fate = "converted"
+    fate: Fate = "drawn"
     if isinstance(record.picture, Path):
         kind = look_at(record.picture)
         if kind.size != tuple(original_size):
@@ -116,7 +117,7 @@ def place_picture(
                 f"`{record.picture}` is {kind.size[0]} x {kind.size[1]} pixels, but was {original_size[0]} x "
                 f"{original_size[1]} (height x width) at ingest: bring the old one back, or `dsrg run`"
             )
-        fate = "turned" if not kind.upright else "as it is" if fits(kind) else "converted"
+        fate = "turned upright" if not kind.upright else "as it is" if fits(kind) else "converted"
     if mode == "none" or target.is_file():
         return fate
     target.parent.mkdir(parents=True, exist_ok=True)

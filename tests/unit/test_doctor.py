@@ -332,6 +332,7 @@ def test_a_gpu_is_judged(
 ):
     set_params(workspace, compute={"device": device})
     monkeypatch.setattr(doctor_programs, "find_driver", lambda: driver)
+    monkeypatch.setattr(doctor_programs, "_DEVICE", Path("/dev/no such device"))
     told = {"available": False, "cuda": "13.0", "devices": [], "said": [], **found}
     assert text in only(doctor_programs.check_gpu(see(workspace), told), state).text
 

@@ -280,7 +280,7 @@ def test_pictures_are_copied_as_they_are_where_that_fits(labelled: tuple[Params,
     params, _ = labelled
     images = Path(params.source.path) / "images"
     summary = export(labelled, tmp_path / "out", "coco")
-    assert (summary["pictures_turned"], summary["pictures_converted"]) == (1, 0)
+    assert summary["picture_files"] == {"as it is": 9, "turned upright": 1}
     for name, *_ in PICTURES:
         same = (tmp_path / "out" / "images" / name).read_bytes() == (images / name).read_bytes()
         assert same == (name != "turned.jpg")
@@ -311,7 +311,7 @@ def test_pictures_are_linked(labelled: tuple[Params, Workspace], tmp_path: Path)
         "only background.jpg",
     }
     assert (place / "large.jpg").resolve() == (Path(params.source.path) / "images" / "large.jpg").resolve()
-    assert (summary["pictures_turned"], summary["pictures_converted"]) == (1, 4)
+    assert summary["picture_files"] == {"as it is": 5, "turned upright": 1, "converted": 4}
     assert {look_at_format(file) for file in place.iterdir()} == {"JPEG"}
 
 
@@ -333,7 +333,8 @@ def test_drawn_pictures_are_written_as_png(tmp_path: Path):
     params, workspace = build_params(), Workspace(tmp_path / "drawn")
     run_stage(params, workspace, "ingest")
     write_label_store(workspace, "data/rounds/2/pseudo_labels.zarr", "pseudo_label", digest="drawn")
-    export((params, workspace), tmp_path / "out", "coco")
+    summary = export((params, workspace), tmp_path / "out", "coco")
+    assert summary["picture_files"] == {"drawn": 10}
     image = read_image(tmp_path / "out" / "images" / "train-000003.png")
     images = ImageStore(workspace.path("data/images.zarr"))
     assert (image == images.read_image(list(images.index.ids).index("train-000003"))).all()
@@ -470,7 +471,7 @@ def test_what_was_exported_is_said(labelled: tuple[Params, Workspace], tmp_path:
     root = labelled[1].root
     result = run_command("--format", "png", "--out", str(tmp_path / "out"), root=root)
     assert "exported pseudo-labels of data set, round 2: 10 pictures to" in result.stdout
-    assert "pictures 1 turned upright, 4 converted to another kind of file" in result.stdout
+    assert "pictures 5 as it is, 1 turned upright, 4 converted\n" in result.stdout
     assert "so they look black; --format voc gives coloured ones" in result.stdout
 
 
