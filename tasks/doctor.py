@@ -63,6 +63,10 @@ class Patient:
     params: Params | None = None
     environ: dict[str, str] = field(default_factory=lambda: dict(os.environ))
 
+    def show(self, place: Path) -> Path:
+        """Shorten a path within the workspace, for people."""
+        return place.relative_to(self.root) if place.is_relative_to(self.root) else place
+
 
 Check = Callable[[Patient], Iterable[Finding]]
 
@@ -153,6 +157,21 @@ def count_states(findings: Iterable[Finding]) -> dict[str, int]:
     for finding in findings:
         counts[finding.state] += 1
     return counts
+
+
+def sum_up(findings: Iterable[Finding]) -> str:
+    """Sum findings up in a few words.
+
+    Examples
+    --------
+    >>> sum_up([Finding("disk", "warning", "nearly full", "free some")])
+    'no problem, 1 warning'
+    """
+    counts = count_states(findings)
+    return ", ".join(
+        f"{counts[state] or 'no'} {state}{'s' if counts[state] > 1 else ''}"
+        for state in ("problem", "warning")
+    )
 
 
 def to_json(findings: Iterable[Finding]) -> dict[str, Any]:

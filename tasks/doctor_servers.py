@@ -63,7 +63,7 @@ def check_mlflow(patient: Patient) -> Iterator[Finding]:
     """Check that runs can be tracked: the server answers, or the database can be opened."""
     uri = patient.environ.get("MLFLOW_TRACKING_URI")
     if uri is None or not uri:
-        yield _check_database(patient.root / "mlflow.db")
+        yield _check_database(patient, patient.root / "mlflow.db")
     elif uri.startswith(("http:", "https:")):
         reason = ask(f"{uri.rstrip('/')}/health")
         if reason is None:
@@ -72,7 +72,7 @@ def check_mlflow(patient: Patient) -> Iterator[Finding]:
             text = f"no answer from {hide_login(uri)}, which MLFLOW_TRACKING_URI names: {reason}"
             yield Finding("MLflow", "problem", text, "start it, or unset MLFLOW_TRACKING_URI")
     elif uri.startswith("sqlite:///"):
-        yield _check_database(patient.root / unquote(uri.removeprefix("sqlite:///")))
+        yield _check_database(patient, patient.root / unquote(uri.removeprefix("sqlite:///")))
     elif re.match(r"[\w+]{2,}://", uri) and not uri.startswith("file:"):
         yield Finding("MLflow", "ok", f"{hide_login(uri)}, not asked")
     else:
@@ -80,23 +80,24 @@ def check_mlflow(patient: Patient) -> Iterator[Finding]:
         yield Finding("MLflow", "problem", f"a folder ({uri}) keeps no runs any more: MLflow refuses", remedy)
 
 
-def _check_database(place: Path) -> Finding:
+def _check_database(patient: Patient, place: Path) -> Finding:
+    shown = patient.show(place)
     if not place.exists():
         if may_write(place.parent):
-            return Finding("MLflow", "ok", f"{place}, made by the first run")
-        return Finding("MLflow", "problem", f"{place} cannot be made", "see permissions")
+            return Finding("MLflow", "ok", f"{shown}, made by the first run")
+        return Finding("MLflow", "problem", f"{shown} cannot be made", "see permissions")
     if not may_write(place):
-        return Finding("MLflow", "problem", f"{place} may not be written", f"chown $USER '{place}'")
+        return Finding("MLflow", "problem", f"{shown} may not be written", f"chown $USER '{place}'")
     busy = any(place.with_name(place.name + end).exists() for end in ("-journal", "-wal"))
     if busy:  # somebody writes: only a look without any lock is sure to leave nothing behind
-        return Finding("MLflow", "ok", f"{place}, in use")
+        return Finding("MLflow", "ok", f"{shown}, in use")
     try:
         with sqlite3.connect(f"{place.as_uri()}?mode=ro&immutable=1", uri=True) as database:
             count = database.execute("select count(*) from runs").fetchone()[0]
         database.close()
     except sqlite3.Error as error:
-        return Finding("MLflow", "problem", f"{place}: {error}", "move it away: the next run makes a new one")
-    return Finding("MLflow", "ok", f"{place}, {count} runs")
+        return Finding("MLflow", "problem", f"{shown}: {error}", "move it away: the next run makes a new one")
+    return Finding("MLflow", "ok", f"{shown}, {count} runs")
 
 
 def check_ports(patient: Patient) -> Iterator[Finding]:

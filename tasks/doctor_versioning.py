@@ -75,11 +75,11 @@ def check_dvc(patient: Patient) -> Iterator[Finding]:
     cache = locate_cache(patient)
     if not may_write(cache):
         remedy = "chown it, or name another: dvc cache dir --local PATH"
-        yield Finding("DVC", "problem", f"the cache {cache} may not be written", remedy)
+        yield Finding("DVC", "problem", f"the cache {patient.show(cache)} may not be written", remedy)
         return
     kinds = [kind.strip() for kind in read_config(patient).get("cache.type", "reflink,copy").split(",")]
     apart = _find_device(cache) != _find_device(patient.root)
-    text = f"cache {cache}, files come out by {', '.join(kinds)}"
+    text = f"cache {patient.show(cache)}, files come out by {', '.join(kinds)}"
     if apart and set(kinds) & set(_LINKS) and "copy" not in kinds and "symlink" not in kinds:
         remedy = "dvc config --local cache.type copy, or a cache on the disk of the workspace"
         yield Finding("DVC", "problem", f"{text}, which does not reach another disk", remedy)

@@ -18,17 +18,16 @@ app = open_group()
 )
 def doctor(json: Json = False, root: Root = Path()) -> None:
     """Check Python, packages, GPU, disk, rights, git, DVC, Prefect and MLflow; each fault with its remedy."""
-    from tasks.doctor import count_states, examine, to_json
+    from tasks.doctor import count_states, examine, sum_up, to_json
 
     findings = []
     for finding in examine(root):
         findings.append(finding)
         if not json:
             console.print_finding(finding.state, finding.about, finding.text, finding.remedy)
-    counts = count_states(findings)
     if json:
         console.print_json(to_json(findings))
     else:
-        console.say(f"{counts['problem']} problems, {counts['warning']} warnings")
-    if counts["problem"]:
+        console.say(sum_up(findings))
+    if count_states(findings)["problem"]:
         raise typer.Exit(1)

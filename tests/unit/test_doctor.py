@@ -566,7 +566,7 @@ def test_mlflows_database_is_opened(workspace: Path):
         database.execute("create table runs (run_uuid varchar(32))")
         database.commit()
     before = hash_tree(workspace)
-    assert only(doctor_servers.check_mlflow(see(workspace)), "ok").text == f"{place}, 0 runs"
+    assert only(doctor_servers.check_mlflow(see(workspace)), "ok").text == "mlflow.db, 0 runs"
     assert hash_tree(workspace) == before
     place.write_text("no database")
     assert "file is not a database" in only(doctor_servers.check_mlflow(see(workspace)), "problem").text
