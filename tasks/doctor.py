@@ -141,7 +141,7 @@ def read_params_anyhow(root: Path) -> tuple[Params | None, list[Finding]]:
         return None, [Finding(about, "problem", line, "correct that line") for line in lines]
     except Exception as error:  # noqa: BLE001 - pydantic or ruamel.yaml may be the broken part
         return None, [Finding(about, "problem", f"could not be read: {shorten(error)}", "see packages above")]
-    text = f"{params.source.kind} {params.source.name}, {params.backbone.name}, {len(params.rounds)} rounds"
+    text = f"{params.source.name}, {params.backbone.name}, rounds {', '.join(params.rounds)}"
     return params, [Finding(about, "ok", text)]
 
 
@@ -168,10 +168,8 @@ def sum_up(findings: Iterable[Finding]) -> str:
     'no problem, 1 warning'
     """
     counts = count_states(findings)
-    return ", ".join(
-        f"{counts[state] or 'no'} {state}{'s' if counts[state] > 1 else ''}"
-        for state in ("problem", "warning")
-    )
+    words = [f"{counts[s] or 'no'} {s}{'s' if counts[s] > 1 else ''}" for s in ("problem", "warning")]
+    return ", ".join(words)
 
 
 def to_json(findings: Iterable[Finding]) -> dict[str, Any]:
