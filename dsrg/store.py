@@ -327,6 +327,11 @@ class LabelStore:
         """The store's attributes."""
         return dict(self._group.attrs)
 
+    @property
+    def canvas(self) -> int:
+        """``S``: side of the canvas in pixels."""
+        return int(self._maps.shape[1])
+
     def __len__(self) -> int:
         return int(self._maps.shape[0])
 
