@@ -123,6 +123,11 @@ def _tell_stopped(label: str, why: str, status: int) -> int:
 
 def _describe(error: Exception) -> str | None:
     """Describe an error that a user can mend; None if it is a fault of the program."""
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which other stages do not load
+        return (
+            "the GPU has too little memory: lower train.batch_size or train.crop_size (classify.* for the "
+            "classifier), end what else runs on it, or set compute.device=cpu"
+        )
     if isinstance(error, UserError) or type(error).__module__.split(".")[0] == "dsrg":
         return str(error)
     return describe_os_error(error) if isinstance(error, OSError) else None

@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
+import torch
 
 from dsrg.store import StoreError
 from tasks.__main__ import main
@@ -33,6 +34,10 @@ def stage(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> types.ModuleTy
         ),
         (PermissionError(13, "Permission denied", "data"), "error: `data`: Permission denied"),
         (UserError("one\ntwo"), "error: one\nerror: two"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+            "error: the GPU has too little memory: lower",
+        ),
     ],
 )
 def test_an_error_is_one_line(
