@@ -35,7 +35,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> types.ModuleTy
         (PermissionError(13, "Permission denied", "data"), "error: `data`: Permission denied"),
         (UserError("one\ntwo"), "error: one\nerror: two"),
         (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to"),
+            torch.OutOfMemoryError("CUDA out of memory"),
             "error: the GPU has too little memory: lower",
         ),
     ],
