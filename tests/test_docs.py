@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import typer
+from source_code import iterate_strings, list_modules
 
 from docs.make_params import build_page
 from tasks.__main__ import STAGES, main
@@ -113,3 +114,29 @@ def test_the_page_of_params_is_what_the_classes_say(project_root: Path):
     """Written anew by ``python -m docs.make_params``."""
     written = (project_root / "docs" / "params.md").read_text(encoding="utf-8")
     assert written == build_page(project_root)
+
+
+def test_links_lead_to_files_and_headings_that_exist(project_root: Path):
+    pages = [project_root / "README.md", *(project_root / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith(("http://", "https://")):
+                file, _, heading = target.partition("#")
+                place = page.parent / file if file else page
+                assert place.exists(), f"{page.name}: {target}"
+                if heading:
+                    titles = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), flags=re.MULTILINE)
+                    slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+                    assert heading in slugs, f"{page.name}: {target}"
+
+
+def test_errors_of_the_troubleshooting_are_said_by_the_code(readme: str):
+    quoted = re.findall(r"^### `(.*)`$", readme, flags=re.MULTILINE)
+    said = "\n".join(
+        text
+        for floor in ("dsrg", "tasks", "flows")
+        for module in list_modules(floor)
+        for text in iterate_strings(module)
+    )
+    assert len(quoted) >= 8
+    assert [text for text in quoted if text not in said] == []
