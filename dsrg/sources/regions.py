@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -184,4 +185,7 @@ def _draw_outline(outline: Outline, size: tuple[int, int]) -> NDArray[np.bool_]:
         runs = {"size": [height, width], "counts": outline.counts}
     else:
         return np.zeros(size, bool)
-    return np.asarray(coco.decode(runs), bool)
+    with warnings.catch_warnings():
+        # pycocotools hands numpy an array class of its own in the way of numpy 1.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return np.asarray(coco.decode(runs), bool)
