@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flows.params_file import find_kind
 from tasks.errors import UserError
 from tasks.params import Params
 from tasks.schema import SYNTHETIC_PATH, TORCHVISION_BACKBONES
@@ -75,8 +76,8 @@ def build_pipeline_form(params: Params) -> dict[str, dict[str, Any]]:
         "type": "string",
         "title": "Source",
         "minLength": 1,
-        "description": "synthetic, or a folder of pictures on the machine that runs this: labels.csv beside "
-        "images/, or one folder per class",
+        "description": "synthetic, or a folder on the machine that runs this: labels.csv beside images/, one "
+        "folder per class, a VOCdevkit, or COCO's annotations/ and pictures",
         "default": "synthetic" if params.source.kind == "synthetic" else params.source.path,
     }
     rounds = {
@@ -179,7 +180,8 @@ def _list_source_settings(source: str, project: Path) -> list[str]:
             f"`source` must be `synthetic` or a folder of pictures on this machine, got {source!r}"
         )
     path = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
-    return ["source.kind=folder", f"source.path={json.dumps(path)}"]
+    kind = find_kind(folder)
+    return [f"source.kind={kind}", f"source.path={json.dumps(path)}"]
 
 
 def _find_property(key: str) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def edit_params(
     root : Path
         The project.
     folder : Path, optional
-        Pictures of one's own: sets ``source.kind`` and ``source.path``.
+        Pictures of one's own: sets ``source.path``, and ``source.kind`` to what they are.
     preset : str, optional
         Name of a set of params, which the other arguments may change.
     rounds : int, optional
@@ -54,15 +54,19 @@ def edit_params(
     yaml.width = 4096
     before = path.read_text(encoding="utf-8")
     values = yaml.load(before)
+    kind = values["source"]["kind"]
     if folder is not None:
-        values["source"]["kind"] = "folder"
         values["source"]["path"] = _locate(folder.expanduser(), root)
+        if not any(setting.startswith("source.kind=") for setting in settings):
+            values["source"]["kind"] = find_kind(folder.expanduser())
     if rounds is not None:
         _set_rounds(values, rounds)
     for key, value in chosen.list_values().items() if chosen else ():
         _put(values, key, value, f"preset {preset}: `{key}`")
     for setting in settings:
         _set(values, setting, path.name)
+    if values["source"]["kind"] != kind:
+        _forget_kind(values["source"], settings)
     text = io.StringIO()
     yaml.dump(values, text)
     plain = YAML(typ="safe", pure=True).load(text.getvalue())
@@ -73,6 +77,29 @@ def edit_params(
     partial.write_text(text.getvalue(), encoding="utf-8")
     os.replace(partial, path)
     return True
+
+
+def _forget_kind(source: Any, settings: Sequence[str]) -> None:
+    """Forget what concerned the former kind of source only, unless it is set in the same breath."""
+    for key, default in (("image_labels", "xml"), ("categories", [])):
+        if not any(setting.startswith(f"source.{key}=") for setting in settings) and source[key] != default:
+            source[key] = default
+
+
+def find_kind(folder: Path) -> str:
+    """Find the kind of source that a folder is; one that is not there counts as ``folder``.
+
+    Raises
+    ------
+    UserError
+        The folder could be more than one kind.
+    """
+    from dsrg.sources import SourceError, detect_kind
+
+    try:
+        return detect_kind(folder)
+    except SourceError as error:
+        raise UserError(str(error)) from None
 
 
 def _locate(folder: Path, root: Path) -> str:

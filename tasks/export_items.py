@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from dsrg.labels import list_present
-from dsrg.sources import Record, Source, open_source
+from dsrg.sources import Record, Source
 from dsrg.store import ImageStore
 from tasks.errors import UserError
+from tasks.ingest_verdict import open_params_source
 from tasks.params import Params, check_source
 from tasks.workspace import Workspace
 
@@ -52,14 +53,7 @@ class Item:
 def open_pictures(params: Params, workspace: Workspace) -> Source:
     """Open the source that the workspace was ingested from, to get at its pictures."""
     check_source(params, workspace.root)
-    return open_source(
-        params.source.kind,
-        workspace.path(params.source.path),
-        num_train=params.source.num_train,
-        num_val=params.source.num_val,
-        size=params.source.size,
-        random_seed=params.source.random_seed,
-    )
+    return open_params_source(params, workspace.path(params.source.path))
 
 
 def list_items(images: ImageStore, source: Source) -> list[Item]:

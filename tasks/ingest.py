@@ -11,18 +11,15 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dsrg.duplicates import group_near_duplicates
-from dsrg.sources import Source, SourceError, open_source
+from dsrg.sources import Source, SourceError
 from dsrg.sources.base import SPLITS, stack_image_labels
 from dsrg.sources.checks import check_index, summarise_data
-from dsrg.sources.splits import choose_splits
 from dsrg.store import (
     SHARD_IMAGES,
     SHARD_LABEL_MAPS,
@@ -35,6 +32,7 @@ from dsrg.store import (
 )
 from tasks import console
 from tasks.ingest_shards import Outcome, ShardJob, write_image_shard, write_saliency_shard, write_truth_shard
+from tasks.ingest_verdict import list_refusals, open_params_source, settle_source
 from tasks.params import Params
 from tasks.shards import map_shards
 from tasks.workspace import StageWork, Workspace
@@ -53,14 +51,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     SourceError
         Lists all that is wrong, file by file; nothing is published then.
     """
-    source = open_source(
-        params.source.kind,
-        workspace.path(params.source.path),
-        num_train=params.source.num_train,
-        num_val=params.source.num_val,
-        size=params.source.size,
-        random_seed=params.source.random_seed,
-    )
+    source = open_params_source(params, workspace.path(params.source.path))
     fingerprint = {
         "source": params.source.model_dump(),
         "ingest": params.ingest.model_dump(),
@@ -71,40 +62,36 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         pictures = _store_images(source, work, canvas=params.ingest.canvas, workers=workers)
         maps = _store_saliency(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
         masks = _store_truth(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
-        gaps = _list_gaps(source) if params.ingest.strict else ()
-        problems = [*source.problems, *gaps, *(o.problem for o in (*pictures, *maps, *masks) if o.problem)]
+        problems = list_refusals(source, pictures, maps, masks, strict=params.ingest.strict)
         if problems:
             raise SourceError(source.where, problems)
-        looks = np.array([picture.look for picture in pictures], np.uint64)
-        bits = params.ingest.near_duplicate_bits
-        split_given = all(record.split for record in source.records)
-        if not split_given:
-            source = _choose_splits(source, looks, bits, params.ingest.val_fraction)
-        index = build_index(source, pictures)
-        check_index(source.where, index, split_given=split_given)
+        settled = settle_source(
+            source,
+            pictures,
+            near_duplicate_bits=params.ingest.near_duplicate_bits,
+            val_fraction=params.ingest.val_fraction,
+        )
+        index = settled.index
+        check_index(source, index, split_given=settled.split_given)
         complete_index(work.partial(_IMAGES), index)
         digest = hash_images(index, pictures, canvas=params.ingest.canvas)
         finish_store(work.partial(_IMAGES), digest=digest)
         finish_store(work.partial(_SALIENCY), digest=hash_maps(index, maps))
         finish_store(work.partial(_TRUTH), digest=hash_maps(index, masks))
         held = [mask.held for mask in masks]
-        report = summarise_data(source, index, looks, held, max_bits=bits, split_given=split_given)
+        report = summarise_data(
+            settled.source,
+            index,
+            settled.looks,
+            held,
+            max_bits=params.ingest.near_duplicate_bits,
+            split_given=settled.split_given,
+        )
         work.publish(_SALIENCY, Path("data") / _SALIENCY)
         work.publish(_TRUTH, Path("data") / _TRUTH)
         work.publish(_IMAGES, Path("data") / _IMAGES)
         workspace.write_json("metrics/ingest.json", report)
     _print_report(report)
-
-
-def _list_gaps(source: Source) -> Iterator[str]:
-    """List pictures whose labels are missing: forgotten, most likely, unless the user says otherwise."""
-    for name in source.without_row:
-        yield f"{name}: has no row in labels.csv: add one, or leave such pictures out by ingest.strict=false"
-    for name in source.without_class:
-        yield (
-            f"{name}: no class is named: name one, write `background` if it holds none, "
-            "or take all such pictures for background by ingest.strict=false"
-        )
 
 
 # -- first pass: pictures ----------------------------------------------------------------------
@@ -216,30 +203,7 @@ def _plan_maps(
     ]
 
 
-# -- the index ---------------------------------------------------------------------------------
-
-
-def _choose_splits(source: Source, looks: NDArray[np.uint64], bits: int, val_fraction: float) -> Source:
-    splits = choose_splits(
-        [record.id for record in source.records],
-        stack_image_labels(source.records),
-        group_near_duplicates(looks, max_bits=bits),
-        val_fraction=val_fraction,
-    )
-    records = zip(source.records, splits, strict=True)
-    return replace(source, records=tuple(replace(record, split=str(split)) for record, split in records))
-
-
-def build_index(source: Source, pictures: Sequence[Outcome]) -> Index:
-    """Build the index of all pictures, in the order of their ids."""
-    return Index(
-        classes=source.classes,
-        ids=np.array([record.id for record in source.records]),
-        splits=np.array([record.split for record in source.records]),
-        sizes=np.array([picture.size for picture in pictures], np.int32),
-        original_sizes=np.array([picture.original_size for picture in pictures], np.int32),
-        image_labels=stack_image_labels(source.records),
-    )
+# -- digests -----------------------------------------------------------------------------------
 
 
 def hash_images(index: Index, pictures: Sequence[Outcome], *, canvas: int) -> str:
@@ -282,10 +246,10 @@ def _list_findings(report: dict[str, Any]) -> Iterator[str]:
         f"split {report['split']}"
     )
     masks = report["masks"]
+    yield from report["remarks"]["first"]
     findings = {
-        "remarks": report["remarks"],
         "pictures hold no class": report["without_class"],
-        "pictures have no row in labels.csv and were left out": report["without_row"],
+        "pictures have no row or class folder and were left out": report["without_row"],
         "pictures have no mask: left out of scores": masks["missing"],
         "pictures have no saliency map: no background cues there": report["saliency"]["missing"],
         "masks hold other classes than the image labels": masks["contradict_image_labels"],

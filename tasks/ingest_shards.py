@@ -20,7 +20,8 @@ from dsrg.image import (
 )
 from dsrg.labels import IGNORE_INDEX
 from dsrg.sources import Reader, Record
-from dsrg.sources.checks import check_gt_label, check_size, list_held
+from dsrg.sources.checks import check_gt_label, check_size
+from dsrg.sources.ids import list_held
 from dsrg.store import write_rows
 
 Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
@@ -59,7 +60,8 @@ class ShardJob:
     ----------
     unit : str
         Name of the finished-shard mark.
-    store : Path
+    store : Path or None
+        None writes nothing: the shard is only looked at.
     rows : slice
     records : tuple of Record
     reader : Reader
@@ -71,7 +73,7 @@ class ShardJob:
     """
 
     unit: str
-    store: Path
+    store: Path | None
     rows: slice
     records: tuple[Record, ...]
     reader: Reader
@@ -101,7 +103,8 @@ def write_image_shard(job: ShardJob) -> list[Outcome]:
                 look=hash_image(scaled),
             )
         )
-    write_rows(job.store, "image", job.rows, block)
+    if job.store is not None:
+        write_rows(job.store, "image", job.rows, block)
     return outcomes
 
 
@@ -114,7 +117,7 @@ def write_truth_shard(job: ShardJob) -> list[Outcome]:
             check_gt_label(gt_label, size, num_classes=job.num_classes)
         return gt_label
 
-    return _write_maps(job, "gt_label", read, lambda record: _name_map("masks", record.mask, record))
+    return _write_maps(job, "gt_label", read, lambda record: record.mask_name)
 
 
 def write_saliency_shard(job: ShardJob) -> list[Outcome]:
@@ -126,11 +129,11 @@ def write_saliency_shard(job: ShardJob) -> list[Outcome]:
             check_size(saliency, size)
         return saliency
 
-    return _write_maps(job, "saliency", read, lambda record: _name_map("saliency", record.saliency, record))
+    return _write_maps(job, "saliency", read, _name_saliency)
 
 
-def _name_map(folder: str, file: Path | None, record: Record) -> str:
-    return f"{folder} of {record.name}" if file is None else f"{folder}/{file.name}"
+def _name_saliency(record: Record) -> str:
+    return f"saliency/{record.saliency.name}" if record.saliency else f"saliency of {record.name}"
 
 
 def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], str]) -> list[Outcome]:
@@ -149,5 +152,6 @@ def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], 
         digest = hashlib.sha256(slot.tobytes()).hexdigest()
         held = list_held(found) if array == "gt_label" else None
         outcomes.append(Outcome(digest=digest, held=held))
-    write_rows(job.store, array, job.rows, block)
+    if job.store is not None:
+        write_rows(job.store, array, job.rows, block)
     return outcomes

@@ -80,7 +80,7 @@ def check_params(values: Any, *, path: Path) -> Params:
 
 
 def check_source(params: Params, root: Path) -> None:
-    """Refuse a folder source that is not there.
+    """Refuse a source of one's own that is not there.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def check_source(params: Params, root: Path) -> None:
         ``source.path`` names no directory; relative paths start at `root`.
     """
     folder = root / params.source.path
-    if params.source.kind == "folder" and not folder.is_dir():
+    if params.source.kind != "synthetic" and not folder.is_dir():
         what = "is a file" if folder.is_file() else "not found"
         raise ParamsError(
             f"params.yaml: `source.path` must be a folder of pictures, got {params.source.path!r} ({what}). "

@@ -55,8 +55,14 @@ class Crf(Section):
 class Source(Section):
     """Where the pictures come from."""
 
-    kind: Literal["synthetic", "folder"] = Field(description="how pictures and labels are read")
+    kind: Literal["synthetic", "folder", "voc", "coco"] = Field(
+        description="how pictures and labels are read"
+    )
     path: str = Field(min_length=1, description="folder of pictures, or the generator's own file")
+    image_labels: Literal["xml", "masks"] = Field(description="voc: what image labels are taken from")
+    categories: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        description="coco: categories or supercategories to learn; none named: all"
+    )
     num_train: int = Field(ge=1, le=1_000_000, description="synthetic: pictures to train on")
     num_val: int = Field(ge=1, le=1_000_000, description="synthetic: pictures to score on")
     size: int = Field(ge=64, le=2048, description="synthetic: side of a picture in pixels")
@@ -73,6 +79,12 @@ class Source(Section):
             raise ValueError(f"`path` must be {SYNTHETIC_PATH} where `kind` is synthetic, got {self.path!r}")
         if self.path.startswith("~"):
             raise ValueError(f"`path` must be written out, got {self.path!r}: run `dsrg run {self.path}`")
+        if self.image_labels == "masks" and self.kind != "voc":
+            raise ValueError(
+                f"`image_labels` must be xml where `kind` is {self.kind}: masks are for voc only"
+            )
+        if self.categories and self.kind != "coco":
+            raise ValueError(f"`categories` must be [] where `kind` is {self.kind}: they are for coco only")
         return self
 
 

@@ -1,11 +1,14 @@
 """What a source of pictures hands to ingest: classes, records, and a reader of single pictures.
 
 A source lists everything without decoding a picture. Masks stand in a record only for the reader of
-the truth: no class, image label, split or picture is ever taken from one.
+the truth: no class, image label, split or picture is ever taken from one, unless the user asks by name
+for image labels out of masks (``source.image_labels: masks``, source ``voc``).
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,9 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dsrg.sources.files import compose, strip_suffix
+from dsrg.sources.regions import Drawing
 
 SPLITS = ("train", "val")
 MAX_LINES = 50
@@ -67,10 +73,12 @@ class Record:
         What an error calls it: the file's name relative to the source.
     picture : Path or int
         The file, or the number that a generator makes it from.
-    mask : Path or None
-        The file of its mask, for the truth only.
+    mask : Path, Drawing, or None
+        The file of its mask, or what it is to be drawn from, for the truth only.
     saliency : Path or None
         The file of its saliency map.
+    mask_name : str
+        What an error calls the mask.
     """
 
     id: str
@@ -78,8 +86,9 @@ class Record:
     image_labels: NDArray[np.bool_]
     name: str
     picture: Path | int
-    mask: Path | None = None
+    mask: Path | Drawing | None = None
     saliency: Path | None = None
+    mask_name: str = ""
 
 
 class Reader(Protocol):
@@ -123,6 +132,10 @@ class Source:
         Pictures whose list of classes is empty; the word ``background`` alone is no empty list.
     without_row : tuple of str
         Pictures that no list names; they are left out.
+    home : str
+        What should name a picture: ``labels.csv``, ``labels.json`` or ``class folder``.
+    way_out : str
+        What to do about a class that no picture has.
     remarks : tuple of str
         What a person should know but that stops nothing.
     fingerprint : str
@@ -139,6 +152,8 @@ class Source:
     problems: tuple[str, ...] = ()
     without_row: tuple[str, ...] = ()
     without_class: tuple[str, ...] = ()
+    home: str = "labels.csv"
+    way_out: str = "add some, or take it out of classes.txt (ids in masks follow the line numbers)"
     remarks: tuple[str, ...] = ()
     fingerprint: str = ""
 
@@ -146,3 +161,53 @@ class Source:
 def stack_image_labels(records: Sequence[Record]) -> NDArray[np.bool_]:
     """Stack the image labels of all records: (N, K) bool."""
     return np.stack([record.image_labels for record in records]).astype(bool)
+
+
+def make_id(name: str) -> str:
+    """Make a picture's id out of its relative path.
+
+    Examples
+    --------
+    >>> make_id("dog/1.jpg")
+    'dog__1'
+    """
+    return compose(strip_suffix(name)).replace("/", "__")
+
+
+def find_clashes(records: Sequence[Record]) -> list[str]:
+    """Find ids that more than one record has; one problem for each."""
+    by_id: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        by_id[record.id].append(record.name)
+    return [
+        f"{' and '.join(names)}: both become the id `{key}`: rename one"
+        for key, names in by_id.items()
+        if len(names) > 1
+    ]
+
+
+def digest_records(classes: Sequence[str], records: Sequence[Record], lists: Sequence[Path] = ()) -> str:
+    """Digest names, labels, splits, and size and time of every file, so that no stale shard is reused.
+
+    Parameters
+    ----------
+    classes : sequence of str
+    records : sequence of Record
+    lists : sequence of Path
+        Further files that decide what the pictures or masks are.
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256(repr(tuple(classes)).encode())
+    for record in records:
+        files = [f for f in (record.picture, record.mask, record.saliency) if isinstance(f, Path)]
+        marks = _mark_files(files)
+        digest.update(repr((record.id, record.split, record.image_labels.tolist(), marks)).encode())
+    digest.update(repr(_mark_files(lists)).encode())
+    return digest.hexdigest()
+
+
+def _mark_files(files: Sequence[Path]) -> list[tuple[int, int]]:
+    return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files)]

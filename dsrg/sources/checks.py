@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dsrg.duplicates import find_near_duplicates
 from dsrg.image import DecodeError
-from dsrg.labels import BACKGROUND, IGNORE_INDEX
 from dsrg.sources.base import SPLITS, Source, SourceError
+from dsrg.sources.ids import check_ids
 from dsrg.store import Index
 
 MAX_LISTED = 50
@@ -50,26 +50,16 @@ def check_gt_label(
     DecodeError
     """
     check_size(gt_label, original_size)
-    strange = [int(v) for v in np.unique(gt_label) if v >= num_classes and v != IGNORE_INDEX]
-    if strange:
-        raise DecodeError(
-            f"holds {', '.join(map(str, strange[:8]))}: ids go from 0 to {num_classes - 1} "
-            f"({num_classes - 1} classes), {IGNORE_INDEX} is ignored"
-        )
+    check_ids(gt_label, num_classes=num_classes)
 
 
-def list_held(gt_label: NDArray[np.uint8]) -> list[int]:
-    """List the foreground class ids that a mask holds, sorted."""
-    return [int(value) for value in np.unique(gt_label) if value not in (BACKGROUND, IGNORE_INDEX)]
-
-
-def check_index(where: str, index: Index, *, split_given: bool) -> None:
+def check_index(source: Source, index: Index, *, split_given: bool) -> None:
     """Refuse a data set that cannot be learned from, or not be scored on.
 
     Parameters
     ----------
-    where : str
-        What the error calls the data set.
+    source : Source
+        Says what the error calls the data set, and what to do about a class without pictures.
     index : Index
     split_given : bool
         Whether the split is the user's own; decides the way out that the error names.
@@ -85,14 +75,11 @@ def check_index(where: str, index: Index, *, split_given: bool) -> None:
     train_counts = index.image_labels[index.rows("train")].sum(axis=0)
     for name, count, train_count in zip(index.classes, counts, train_counts, strict=True):
         if not count:
-            problems.append(
-                f"class `{name}`: no picture has it: add some, or take it out of classes.txt "
-                "(ids in masks follow the line numbers)"
-            )
+            problems.append(f"class `{name}`: no picture has it: {source.way_out}")
         elif not train_count:
             problems.append(f"class `{name}`: none of its {count} pictures is in split train: move some")
     if problems:
-        raise SourceError(where, problems)
+        raise SourceError(source.where, problems)
 
 
 def summarise_data(

@@ -42,6 +42,8 @@ class Files:
         if pure.is_absolute() or ".." in pure.parts or ":" in key[:2]:
             raise LookupError("leads out of the folder: write the path below it")
         key = str(pure)
+        if pure.parts[0] == self.root.name and key not in self.by_name and key not in self.by_stem:
+            key = str(PurePosixPath(*pure.parts[1:]))  # written from the folder above
         if key in self.by_name:
             return self.by_name[key]
         found = self.by_stem.get(key, [])

@@ -22,7 +22,8 @@ def choose_splits(
     Pictures are put into one stratum per class, each under the rarest class that it holds. Of every
     stratum the pictures whose hash is lowest go to ``val``, until it has its share; groups (of
     near-duplicates) go as a whole, and one that would overshoot the share stays in ``train``. A stratum
-    of two groups or more has at least one on each side.
+    of two groups or more has at least one on each side. A class that would be left without a training
+    picture, because it occurs beside rarer classes only, gets its first group back from ``val``.
 
     Parameters
     ----------
@@ -50,6 +51,11 @@ def choose_splits(
     splits = np.full(len(ids), "train", dtype="<U5")
     for stratum in strata.values():
         splits[_pick_rows(stratum, ids, val_fraction)] = "val"
+    for missing in np.flatnonzero(~image_labels[splits == "train"].any(axis=0) & image_labels.any(axis=0)):
+        if not image_labels[splits == "train", missing].any():
+            holders = np.flatnonzero(image_labels[:, missing]).tolist()
+            first = min(holders, key=lambda row: _hash_id(ids[row]))
+            splits[members[int(groups[first])]] = "train"
     return splits
 
 

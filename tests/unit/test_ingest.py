@@ -92,7 +92,7 @@ def test_the_report(tmp_path: Path, run_ingest: Ingest, capsys: pytest.CaptureFi
         "first": [{"train": "p00", "val": "p02", "bits": 0}],
     }
     printed = capsys.readouterr().out
-    assert "1 pictures have no row in labels.csv and were left out: stray.png" in printed
+    assert "1 pictures have no row or class folder and were left out: stray.png" in printed
     assert "1 near-duplicate pairs across splits" in printed
     assert "p00 and p02" in printed
 

@@ -39,3 +39,25 @@ def test_the_split_does_not_depend_on_the_order_of_pictures() -> None:
     forwards = choose_splits(ids, labels, np.arange(40), val_fraction=0.3)
     backwards = choose_splits(ids[::-1], labels, np.arange(40), val_fraction=0.3)
     assert dict(zip(ids, forwards, strict=True)) == dict(zip(ids[::-1], backwards, strict=True))
+
+
+def test_a_class_beside_rarer_ones_only_keeps_a_training_picture() -> None:
+    """Class 0 occurs in two pictures, each of which counts under a rarer class."""
+    labels = np.zeros((42, 3), bool)
+    labels[:2, 0], labels[0, 1], labels[1, 2] = True, True, True
+    labels[2:22, 1], labels[22:, 2] = True, True
+    for number in range(40):
+        ids = [f"{number}-{i}" for i in range(42)]
+        splits = choose_splits(ids, labels, np.arange(42), val_fraction=0.5)
+        assert labels[splits == "train"].any(axis=0).all()
+        assert 10 <= (splits == "val").sum() <= 22
+
+
+def test_copies_of_one_picture_never_stand_on_both_sides() -> None:
+    labels = np.ones((30, 1), bool)
+    groups = np.array([0] * 10 + list(range(1, 21)))
+    for number in range(20):
+        ids = [f"{number}-{i}" for i in range(30)]
+        splits = choose_splits(ids, labels, groups, val_fraction=0.2)
+        assert len(set(splits[:10])) == 1
+        assert (splits == "val").sum() in (6, 10)
