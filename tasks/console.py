@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any, Protocol, TypeVar, cast
@@ -74,6 +73,18 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
 def print_json(value: Any) -> None:
     """Print `value` as JSON, for scripts; in colour on a terminal."""
     _out.print_json(data=value, ensure_ascii=False)
+
+
+@contextlib.contextmanager
+def keep_stdout_free(wanted: bool = True) -> Iterator[None]:
+    """Show everything on stderr as long as this lasts: stdout is for the JSON that comes after."""
+    global _out
+    before = _out
+    _out = _err if wanted else _out
+    try:
+        yield
+    finally:
+        _out = before
 
 
 @contextlib.contextmanager
@@ -174,10 +185,11 @@ class _LineMeter:
         left = spent * (total - done) / max(done, 1)
         share = f"{done}/{total} ({100 * done // max(total, 1)}%)"
         shown = f" · {format_values(values)}" if values else ""
-        print(f"{self._description}: {share}{shown} · {spent:.0f} s, {left:.0f} s left", flush=True)
+        line = f"{self._description}: {share}{shown} · {spent:.0f} s, {left:.0f} s left"
+        print(line, file=_out.file, flush=True)
 
     def close(self) -> None:
-        sys.stdout.flush()
+        _out.file.flush()
 
 
 class _MachineMeter:
@@ -190,7 +202,7 @@ class _MachineMeter:
         if self._last is not None and done < total and now - self._last < _MACHINE_SECONDS:
             return
         self._last = now
-        print(f"{PROGRESS_PREFIX} {self._description} {done} {total}", flush=True)
+        print(f"{PROGRESS_PREFIX} {self._description} {done} {total}", file=_out.file, flush=True)
 
 
 def parse_progress(line: str) -> tuple[str, int, int] | None:
