@@ -20,6 +20,7 @@ Maps = NDArray[np.float32]
 Progress = Callable[[int, int], None]
 
 _STRIP = 256
+_CRF_CLASSES = 24  # its memory grows with their number: 24 at 1024 x 768 pixels take a gigabyte
 
 
 class Network(Protocol):
@@ -121,10 +122,16 @@ def predict_picture(
         Ascending, background included.
     probs : (P, h, w) float32
         Their probabilities, refined if ``style.crf`` says so.
+
+    Notes
+    -----
+    Of more than 24 likely classes, the CRF is given those that cover most.
     """
     small = scale_image(picture, fit_size(picture.shape, style.max_side))
     views = [network.view(small[None], scale=scale, flip=style.flip)[0] for scale in style.scales]
     ids = _list_likely(views, style.min_peak)
+    if style.crf is not None and len(ids) > _CRF_CLASSES:
+        ids = _list_largest(views, ids)
     probs = np.zeros((len(ids), *small.shape[:2]), np.float32)
     for maps in views:
         probs += interpolate_maps(maps[ids], small.shape[:2])
@@ -142,6 +149,13 @@ def _list_likely(views: Sequence[Maps], min_peak: float) -> NDArray[np.int64]:
     likely = peaks > min(min_peak, 0.5 / len(peaks))  # among many classes, less could win
     likely[BACKGROUND] = True
     return np.flatnonzero(likely)
+
+
+def _list_largest(views: Sequence[Maps], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """List background and the classes that cover most, as many as a CRF may have."""
+    covered = np.mean([maps[ids].mean(axis=(1, 2)) for maps in views], axis=0)
+    covered[ids == BACKGROUND] = np.inf
+    return np.sort(ids[np.argsort(-covered, kind="stable")[:_CRF_CLASSES]])
 
 
 def interpolate_maps(maps: Maps, size: Sequence[int], *, rows: slice = slice(None)) -> Maps:
@@ -178,7 +192,9 @@ def interpolate_maps(maps: Maps, size: Sequence[int], *, rows: slice = slice(Non
     return wide
 
 
-def _place_samples(count: int, wanted: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+def _place_samples(
+    count: int, wanted: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
     """Place `wanted` samples among `count` cells: the cells before and after, and the share of the latter."""
     centres = np.maximum((np.arange(wanted) + 0.5) * (count / wanted) - 0.5, 0)
     before = np.minimum(centres.astype(np.int64), count - 1)
@@ -344,5 +360,3 @@ def _draw_tiles(
         if next_top < height:
             band.shift(next_top - top)
     return label_map
-
-

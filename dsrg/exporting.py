@@ -89,9 +89,7 @@ class _SpelledConvSame(nn.Module):
             needed = (side + stride - 1) // stride * stride - side + self.reach[axis] - stride
             padding += [needed // 2, needed - needed // 2]
         padded = functional.pad(x, padding)
-        return functional.conv2d(
-            padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
-        )
+        return functional.conv2d(padded, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 
 
 def _spell_out(module: nn.Module) -> nn.Module:
@@ -205,16 +203,12 @@ class Agreement:
         Largest difference of a probability.
     sizes : tuple of (int, int)
         Heights and widths compared.
-    seconds, torch_seconds : float
-        Per megapixel, of the file and of the network.
     """
 
     pixels: int
     same: float
     largest: float
     sizes: tuple[tuple[int, int], ...]
-    seconds: float
-    torch_seconds: float
 
 
 def compare_export(segmenter: Segmenter, run: Run, batches: Sequence[NDArray[np.uint8]]) -> Agreement:
@@ -229,32 +223,31 @@ def compare_export(segmenter: Segmenter, run: Run, batches: Sequence[NDArray[np.
     batches : sequence of (N, H, W, 3) uint8
         Pictures; let their sizes differ.
     """
-    pixels, same, largest, spent, torch_spent = 0, 0, 0.0, 0.0, 0.0
+    pixels, same, largest = 0, 0, 0.0
     for images in batches:
-        whole = images.astype(np.float32)
-        begun = time.perf_counter()
-        expected = _predict(segmenter, images)
-        told = time.perf_counter()
-        label, probs, _ = run(whole)
-        spent += time.perf_counter() - told
-        torch_spent += told - begun
+        expected = predict_probs(segmenter, images)
+        label, probs, _ = run(images.astype(np.float32))
         same += int((label == expected.argmax(axis=1)).sum())
         pixels += label.size
         # a number that is none differs by all there is
         largest = max(largest, float(np.nan_to_num(np.abs(probs - expected), nan=1.0).max()))
-    return Agreement(
-        pixels=pixels,
-        same=same / pixels,
-        largest=largest,
-        sizes=tuple(dict.fromkeys((images.shape[1], images.shape[2]) for images in batches)),
-        seconds=spent / pixels * 1e6,
-        torch_seconds=torch_spent / pixels * 1e6,
-    )
+    sizes = dict.fromkeys((images.shape[1], images.shape[2]) for images in batches)
+    return Agreement(pixels, same / pixels, largest, tuple(sizes))
 
 
-def _predict(segmenter: Segmenter, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def predict_probs(segmenter: Segmenter, images: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Predict (N, C, H, W) as training and scoring do, by code that no export shares."""
     with torch.inference_mode():
         probs = torch.softmax(segmenter(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255), dim=1)
         probs = functional.interpolate(probs, size=images.shape[1:3], mode="bilinear", align_corners=False)
     return cast("NDArray[np.float32]", probs.numpy())
+
+
+def time_call(call: Callable[[], object], *, repeats: int = 5) -> float:
+    """Time a call in seconds: the median, after three that are not counted (TorchScript compiles in them)."""
+    spent = []
+    for _ in range(3 + repeats):
+        begun = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - begun)
+    return float(np.median(spent[3:]))
