@@ -17,6 +17,7 @@ from dsrg.image import fit_size, scale_image
 from dsrg.labels import BACKGROUND
 
 Maps = NDArray[np.float32]
+Planes = dict[int, NDArray[np.floating[Any]]]
 Progress = Callable[[int, int], None]
 
 _STRIP = 256
@@ -54,7 +55,8 @@ class Style:
     crf : dict or None
         Settings of `dsrg.crf.refine_probs`; None leaves the edges as the network draws them.
     max_side : int
-        Probabilities and CRF have no longer side than this, pixels; the label map has the picture's.
+        Larger pictures are drawn at this longer side, in pixels, and no CRF works on more at once; the
+        label map has the picture's size.
     tile : int or None
         Side of the tiles, pixels of the picture; None, or a picture no larger: the picture at once.
     overlap : int
@@ -84,7 +86,7 @@ def draw_label_map(
         Not modified.
     style : Style
     report : callable, optional
-        Told how many tiles of how many are done.
+        Told how many steps of how many are done, where there are tiles.
 
     Returns
     -------
@@ -93,20 +95,48 @@ def draw_label_map(
 
     Notes
     -----
-    In tiles, each is drawn as a picture of its own, CRF included; their probabilities are then averaged
-    with weights that fall to zero towards a tile's inner edges, so that no edge shows. At most two rows of
-    tiles are held, and only the classes that some tile shows.
+    In tiles, each is seen by the network as a picture of its own. Their probabilities are averaged with
+    weights that fall to zero towards a tile's inner edges; then come the CRF, over windows of the whole
+    that are averaged in the same way, and the choice of a class, so that no edge shows. All of it happens
+    on a grid of the finest view's pixels: the network knows nothing of finer ones.
     """
     size = (picture.shape[0], picture.shape[1])
     if style.tile is None or max(size) <= style.tile:
-        return choose_classes(*predict_picture(network, picture, style), size)
-    return _draw_tiles(network, picture, style, tile=style.tile, report=report)
+        small = scale_image(picture, fit_size(size, style.max_side))
+        planes = dict(zip(*predict_picture(network, small, style), strict=True))
+        if style.crf is not None:
+            planes = _refine_window(planes, small, style.crf)
+        return choose_classes(planes, size)
+    tile = min(style.tile, round(network.input_size * max(style.scales)))
+    factor = tile / style.tile
+    small = scale_image(picture, fit_size(size, max(tile, round(max(size) * factor))))
+    tiling = Tiling(small.shape, tile=tile, overlap=round(style.overlap * factor))
+    windows = Tiling(small.shape, tile=style.max_side, overlap=style.max_side // 8)
+    steps = _count_steps(len(tiling) + (len(windows) if style.crf is not None else 0), report)
+
+    def predict(window: NDArray[np.uint8], _: tuple[slice, slice]) -> Planes:
+        return dict(zip(*predict_picture(network, window, style), strict=True))
+
+    planes = tiling.blend(small, predict, step=steps)
+    if style.crf is not None:
+        crf = style.crf
+        whole = planes
+
+        def refine(window: NDArray[np.uint8], place: tuple[slice, slice]) -> Planes:
+            cut = {class_id: plane[place].astype(np.float32) for class_id, plane in whole.items()}
+            return _refine_window(_keep_likely(cut, style.min_peak), window, crf)
+
+        planes = windows.blend(small, refine, step=steps)
+    return choose_classes(planes, size)
 
 
-def predict_picture(
-    network: Network, picture: NDArray[np.uint8], style: Style
-) -> tuple[NDArray[np.int64], Maps]:
-    """Predict the likely classes of a picture at its own size, or at ``style.max_side`` if that is smaller.
+def _count_steps(total: int, report: Progress | None) -> Callable[[], None]:
+    done = iter(range(1, total + 1))
+    return lambda: report(next(done), total) if report is not None else None
+
+
+def predict_picture(network: Network, picture: NDArray[np.uint8], style: Style) -> tuple[list[int], Maps]:
+    """Predict the likely classes of a picture, averaged over views, at its own size.
 
     Parameters
     ----------
@@ -114,33 +144,36 @@ def predict_picture(
     picture : (H, W, 3) uint8
         Not modified.
     style : Style
-        ``tile`` and ``overlap`` are not read.
+        Its ``scales``, ``flip`` and ``min_peak``.
 
     Returns
     -------
-    ids : (P,) int64
+    ids : list of P int
         Ascending, background included.
-    probs : (P, h, w) float32
-        Their probabilities, refined if ``style.crf`` says so.
-
-    Notes
-    -----
-    Of more than 24 likely classes, the CRF is given those that cover most.
+    probs : (P, H, W) float32
+        Their probabilities.
     """
-    small = scale_image(picture, fit_size(picture.shape, style.max_side))
-    views = [network.view(small[None], scale=scale, flip=style.flip)[0] for scale in style.scales]
+    views = [network.view(picture[None], scale=scale, flip=style.flip)[0] for scale in style.scales]
     ids = _list_likely(views, style.min_peak)
-    if style.crf is not None and len(ids) > _CRF_CLASSES:
-        ids = _list_largest(views, ids)
-    probs = np.zeros((len(ids), *small.shape[:2]), np.float32)
+    probs = np.zeros((len(ids), *picture.shape[:2]), np.float32)
     for maps in views:
-        probs += interpolate_maps(maps[ids], small.shape[:2])
+        probs += interpolate_maps(maps[ids], picture.shape[:2])
     probs /= np.float32(len(views))
-    if style.crf is not None:
-        from dsrg.crf import refine_probs
+    return ids.tolist(), probs
 
-        probs = refine_probs(probs, small, **style.crf)
-    return ids, probs
+
+def _refine_window(planes: Planes, picture: NDArray[np.uint8], crf: dict[str, Any]) -> Planes:
+    """Refine by a CRF; of too many classes, those that cover most."""
+    from dsrg.crf import refine_probs
+
+    order = sorted(planes, key=lambda k: (k != BACKGROUND, -float(planes[k].sum(dtype=np.float64)), k))
+    ids = sorted(order[:_CRF_CLASSES])
+    probs = np.stack([planes[class_id] for class_id in ids])
+    return dict(zip(ids, refine_probs(probs, picture, **crf), strict=True))
+
+
+def _keep_likely(planes: Planes, min_peak: float) -> Planes:
+    return {k: plane for k, plane in planes.items() if k == BACKGROUND or float(plane.max()) > min_peak}
 
 
 def _list_likely(views: Sequence[Maps], min_peak: float) -> NDArray[np.int64]:
@@ -151,19 +184,12 @@ def _list_likely(views: Sequence[Maps], min_peak: float) -> NDArray[np.int64]:
     return np.flatnonzero(likely)
 
 
-def _list_largest(views: Sequence[Maps], ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """List background and the classes that cover most, as many as a CRF may have."""
-    covered = np.mean([maps[ids].mean(axis=(1, 2)) for maps in views], axis=0)
-    covered[ids == BACKGROUND] = np.inf
-    return np.sort(ids[np.argsort(-covered, kind="stable")[:_CRF_CLASSES]])
-
-
 def interpolate_maps(maps: Maps, size: Sequence[int], *, rows: slice = slice(None)) -> Maps:
     """Interpolate maps bilinearly, as ``torch.nn.functional.interpolate`` does with its usual settings.
 
     Parameters
     ----------
-    maps : (P, h, w) float32
+    maps : (P, h, w) float32 or float16
         Not modified.
     size : (H, W)
         Where smaller than ``(h, w)``, values are sampled, not averaged.
@@ -181,7 +207,7 @@ def interpolate_maps(maps: Maps, size: Sequence[int], *, rows: slice = slice(Non
     """
     upper, lower, share = _place_samples(maps.shape[1], int(size[0]))
     share = share[rows][:, None]
-    tall = maps[:, upper[rows]]
+    tall = maps[:, upper[rows]].astype(np.float32, copy=False)
     tall += (maps[:, lower[rows]] - tall) * share
     left, right, share = _place_samples(maps.shape[2], int(size[1]))
     wide = tall[..., left]
@@ -202,34 +228,29 @@ def _place_samples(
     return before, after, (centres - before).astype(np.float32)
 
 
-def choose_classes(ids: NDArray[np.int64], probs: Maps, size: Sequence[int]) -> NDArray[np.uint8]:
+def choose_classes(planes: Planes, size: Sequence[int]) -> NDArray[np.uint8]:
     """Choose the likeliest class of every pixel at a larger size, a strip of rows at a time.
 
     Parameters
     ----------
-    ids : (P,) int64
-    probs : (P, h, w) float32
-        Not modified.
+    planes : dict of int to (h, w) float32 or float16
+        Probabilities by class id. Not modified.
     size : (H, W)
 
     Returns
     -------
     (H, W) uint8
-        The lowest id where several are equal.
+        The lowest id where several are equal; background where all are 0.
     """
-    names = ids.astype(np.uint8)
-    if probs.shape[1:] == tuple(size):
-        at_once: NDArray[np.uint8] = names[probs.argmax(axis=0)]
-        return at_once
-    label_map = np.empty((int(size[0]), int(size[1])), np.uint8)
+    label_map = np.full((int(size[0]), int(size[1])), BACKGROUND, np.uint8)
     for top in range(0, label_map.shape[0], _STRIP):
         rows = slice(top, min(top + _STRIP, label_map.shape[0]))
         best = np.zeros((rows.stop - rows.start, label_map.shape[1]), np.float32)
-        label_map[rows] = names[0]
-        for class_id, plane in zip(names, probs, strict=True):
-            raised = interpolate_maps(plane[None], size, rows=rows)[0]
-            higher = raised > best
-            label_map[rows][higher] = class_id
+        for class_id in sorted(planes):
+            plane = planes[class_id]
+            same = plane.shape == label_map.shape
+            raised = plane[rows] if same else interpolate_maps(plane[None], size, rows=rows)[0]
+            label_map[rows][raised > best] = class_id
             np.maximum(best, raised, out=best)
     return label_map
 
@@ -306,57 +327,58 @@ def _ramp(count: int) -> NDArray[np.float64]:
     return (np.arange(count) + 1) / (count + 1)
 
 
-class _Band:
-    """Sums of weighted probabilities over one row of tiles, of the classes that occurred."""
+class Tiling:
+    """Overlapping tiles of a picture, and how to put together what is made of them.
 
-    def __init__(self, height: int, width: int) -> None:
-        self._shape = (height, width)
-        self._planes: dict[int, Maps] = {}
+    Parameters
+    ----------
+    size : (height, width, ...)
+        Of the picture.
+    tile, overlap : int
+        Pixels, see `lay_tiles`.
+    """
 
-    def add(self, class_id: int, top_left: tuple[int, int], values: Maps) -> None:
-        plane = self._planes.setdefault(class_id, np.zeros(self._shape, np.float32))
-        top, left = top_left
-        plane[top : top + values.shape[0], left : left + values.shape[1]] += values
+    def __init__(self, size: Sequence[int], *, tile: int, overlap: int) -> None:
+        self._size = (int(size[0]), int(size[1]))
+        self._starts = [lay_tiles(length, tile=tile, overlap=overlap) for length in self._size]
+        self._weights = [
+            weigh_tiles(starts, length, tile=tile)
+            for starts, length in zip(self._starts, self._size, strict=True)
+        ]
 
-    def choose(self, rows: int) -> NDArray[np.uint8]:
-        """Choose the likeliest class in the first `rows` rows."""
-        best = np.zeros((rows, self._shape[1]), np.float32)
-        label_map = np.full(best.shape, BACKGROUND, np.uint8)
-        for class_id in sorted(self._planes):
-            plane = self._planes[class_id][:rows]
-            label_map[plane > best] = class_id
-            np.maximum(best, plane, out=best)
-        return label_map
+    def __len__(self) -> int:
+        return len(self._starts[0]) * len(self._starts[1])
 
-    def shift(self, rows: int) -> None:
-        """Move up by `rows` rows; empty ones follow."""
-        for plane in self._planes.values():
-            plane[:-rows] = plane[rows:].copy()
-            plane[-rows:] = 0
+    def blend(
+        self,
+        picture: NDArray[np.uint8],
+        draw: Callable[[NDArray[np.uint8], tuple[slice, slice]], Planes],
+        *,
+        step: Callable[[], None] = lambda: None,
+    ) -> Planes:
+        """Draw every tile, and average what tiles share by their weights.
 
+        Parameters
+        ----------
+        picture : (H, W, 3) uint8
+        draw : callable
+            Given a tile and its place, returns (h, w) float32 by class id.
+        step : callable
+            Called after each tile.
 
-def _draw_tiles(
-    network: Network, picture: NDArray[np.uint8], style: Style, *, tile: int, report: Progress | None
-) -> NDArray[np.uint8]:
-    height, width = picture.shape[:2]
-    tops = lay_tiles(height, tile=tile, overlap=style.overlap)
-    lefts = lay_tiles(width, tile=tile, overlap=style.overlap)
-    down = weigh_tiles(tops, height, tile=tile)
-    across = weigh_tiles(lefts, width, tile=tile)
-    band = _Band(down.shape[1], width)
-    label_map = np.empty((height, width), np.uint8)
-    done = 0
-    for top, next_top, of_row in zip(tops, [*tops[1:], height], down, strict=True):
-        for left, of_column in zip(lefts, across, strict=True):
-            window = picture[top : top + len(of_row), left : left + len(of_column)]
-            ids, probs = predict_picture(network, np.ascontiguousarray(window), style)
-            weights = of_row[:, None] * of_column
-            for class_id, plane in zip(ids.tolist(), probs, strict=True):
-                band.add(class_id, (0, left), interpolate_maps(plane[None], window.shape[:2])[0] * weights)
-            done += 1
-            if report is not None:
-                report(done, len(tops) * len(lefts))
-        label_map[top:next_top] = band.choose(next_top - top)
-        if next_top < height:
-            band.shift(next_top - top)
-    return label_map
+        Returns
+        -------
+        dict of int to (H, W) float16
+            By class id; classes that no tile returned are left out.
+        """
+        planes: Planes = {}
+        for top, down in zip(self._starts[0], self._weights[0], strict=True):
+            for left, across in zip(self._starts[1], self._weights[1], strict=True):
+                place = (slice(top, top + len(down)), slice(left, left + len(across)))
+                weights = down[:, None] * across
+                for class_id, values in draw(np.ascontiguousarray(picture[place]), place).items():
+                    if class_id not in planes:
+                        planes[class_id] = np.zeros(self._size, np.float16)
+                    planes[class_id][place] += (values * weights).astype(np.float16)
+                step()
+        return planes

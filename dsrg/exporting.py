@@ -72,7 +72,7 @@ class Exportable(nn.Module):
 
 
 class _SpelledConvSame(nn.Module):
-    """timm's convolution with TensorFlow's padding, in whole numbers: no file format knows its `math.ceil`."""
+    """timm's convolution with TensorFlow's padding, in whole numbers: an ExportedProgram knows no ceil."""
 
     def __init__(self, conv: Conv2dSame) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def export_segmenter(segmenter: Segmenter, path: Path, *, kind: str, about: dict
     example = torch.rand(2, side, side + 32, 3) * 255
     with _quieten(), torch.no_grad():
         if kind == "torchscript":
-            traced = torch.jit.trace(model, (example,), check_trace=False)
+            traced = torch.jit.trace(model, (example,), check_trace=False)  # type: ignore[no-untyped-call]
             torch.jit.save(traced, str(path), _extra_files={k: v.encode() for k, v in texts.items()})
         elif kind == "exported":
             program = torch.export.export(model, (example,), dynamic_shapes=_free_sizes())
@@ -178,7 +178,7 @@ def load_export(path: Path, *, kind: str) -> Run:
     module: Any
     with _quieten():
         if kind == "torchscript":
-            module = torch.jit.load(str(path), map_location="cpu")
+            module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
         else:
             module = torch.export.load(path).module()
 

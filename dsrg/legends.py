@@ -106,14 +106,16 @@ def draw_sheet(tiles: Sequence[tuple[str, Rgb]], entries: Sequence[Entry], *, ac
     head = 20
     across = min(across, len(tiles))
     width = max(_GAP + across * (side + _GAP), 480)
-    lines = -(-len(tiles) // across)
-    sheet = Image.new("RGB", (width, _GAP + lines * (head + side + _GAP)), _PAPER)
+    lines = [tiles[start : start + across] for start in range(0, len(tiles), across)]
+    heights = [head + max(tile.shape[0] for _, tile in line) + _GAP for line in lines]
+    sheet = Image.new("RGB", (width, _GAP + sum(heights)), _PAPER)
     pen = ImageDraw.Draw(sheet)
-    for number, (name, tile) in enumerate(tiles):
-        left = _GAP + number % across * (side + _GAP)
-        top = _GAP + number // across * (head + side + _GAP)
-        pen.text((left, top), _shorten(name, font, side), fill=_INK, font=font)
-        sheet.paste(Image.fromarray(tile), (left, top + head))
+    for number, line in enumerate(lines):
+        top = _GAP + sum(heights[:number])
+        for column, (name, tile) in enumerate(line):
+            left = _GAP + column * (side + _GAP)
+            pen.text((left, top), _shorten(name, font, side), fill=_INK, font=font)
+            sheet.paste(Image.fromarray(tile), (left, top + head))
     return np.concatenate([np.asarray(sheet), draw_legend(entries, width=width)])
 
 

@@ -103,7 +103,7 @@ class OnnxNetwork:
         view = np.stack([scale_view(image, self.input_size * scale) for image in images])
         maps = self._run(view)
         if flip:
-            maps = (maps + self._run(view[:, :, ::-1])[..., ::-1]) / 2
+            maps = (maps + self._run(view[:, :, ::-1])[..., ::-1]) / np.float32(2)
         return maps
 
     def _run(self, view: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,8 +140,7 @@ def choose_pictures(store: ImageStore, *, side: int) -> list[NDArray[np.uint8]]:
     batches = []
     for row in chosen:
         picture = store.read_image(int(row))
-        for scale in _SCALES:
-            batches.append(_scale_to(picture, max(32, round(side * scale)))[None])
+        batches += [_scale_to(picture, max(32, round(side * scale)))[None] for scale in _SCALES]
     pair = [batches[1][0], scale_image(batches[-2][0], batches[1].shape[1:3])]
     return [batches[1], *batches, np.stack(pair)]
 
@@ -153,8 +152,8 @@ def _scale_to(picture: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return scale_image(picture, (max(32, height), max(32, width)))
 
 
-def _time(exporting: Any, call: Any) -> float:
-    return round(1000 * exporting.time_call(call), 1)
+def _time(exporting: Any, call: Callable[[], object]) -> float:
+    return float(round(1000 * exporting.time_call(call), 1))
 
 
 def _read_run(root: Path) -> str:

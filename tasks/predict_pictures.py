@@ -52,9 +52,9 @@ def list_pictures(given: Sequence[Path], *, leave_out: Path) -> list[Picture]:
     problems = []
     found: dict[Path, None] = {}
     tops: list[Path] = []
-    results = Path(os.path.abspath(leave_out))
+    results = Path(os.path.normpath(leave_out.expanduser().absolute()))
     for path in given:
-        place = Path(os.path.abspath(path.expanduser()))
+        place = Path(os.path.normpath(path.expanduser().absolute()))
         if place.is_dir():
             tops.append(place)
             inside = (place / name for name in index_files(place).names)

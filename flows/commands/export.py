@@ -20,8 +20,8 @@ app = open_group(name="export", no_args_is_help=True, help="Write labels and mod
         ("dsrg export model --round 1 --out birds.pt", "TorchScript"),
         ("dsrg export model --format exported --out birds.pt2", "a torch.export program"),
     )
-    + "\n\nThe file is run on pictures of this project and kept only if more than 99.9% of the pixels have the\n"
-    "class that torch gives them (else exit status 1). docs/predict-and-export.md tells how to use it.",
+    + "\n\nThe file is run on pictures of this project and kept only if more than 99.9% of the pixels have\n"
+    "the class that torch gives them (else exit status 1). docs/predict-and-export.md tells how to use it.",
 )
 def export_model(
     out: Annotated[Path, typer.Option(metavar="FILE", help="A .onnx, .pt or .pt2 file.")],

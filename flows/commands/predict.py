@@ -21,8 +21,8 @@ app = open_group()
         ("dsrg predict aerial.tif --out o --tile 512 --overlap 128", "in overlapping tiles"),
         ("dsrg predict photos --out o --no-crf --scales 1 --no-flip", "about ten times as fast"),
     )
-    + "\n\nWrites masks/ (palette PNGs of the pictures' sizes), overlays/, sheet.png, areas.csv, areas.json,\n"
-    "classes.txt and legend.png. A stopped run continues. docs/predict-and-export.md tells more.",
+    + "\n\nWrites masks/ (palette PNGs of the pictures' sizes), overlays/, sheet.png, areas.csv,\n"
+    "areas.json, classes.txt and legend.png. A stopped run continues. docs/predict-and-export.md tells more.",
 )
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures.")],
