@@ -301,7 +301,7 @@ def weigh_tiles(starts: Sequence[int], length: int, *, tile: int) -> Maps:
 
     Examples
     --------
-    >>> weigh_tiles([0, 2], 6, tile=4).round(2).tolist()
+    >>> weigh_tiles([0, 2], 6, tile=4).astype(float).round(2).tolist()
     [[1.0, 1.0, 0.67, 0.33], [0.33, 0.67, 1.0, 1.0]]
     """
     side = min(tile, length)
