@@ -1,4 +1,4 @@
-"""``dsrg predict`` and ``dsrg export model``, as people call them."""
+"""``dsrg predict``, as people call it."""
 
 from __future__ import annotations
 
@@ -16,49 +16,17 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from ruamel.yaml import YAML
-from tiny_data import CRF, write_images, write_segmenter
+from tiny_data import CRF, write_segmenter
+from tiny_drawing import PROJECT, SPEC, run_dsrg
 from tiny_folder import draw_picture
-from tiny_project import PROJECT, build_params, write_params
 
-from dsrg import exporting
-from dsrg.exporting import Agreement
 from dsrg.labels import build_palette
-from dsrg.models import SegmenterSpec
 from flows.cli import app, guard
-from tasks.export_model import choose_format, choose_pictures, export_model
 from tasks.predict import DEFAULTS, Wishes, choose_style, main, predict_pictures
 from tasks.predict_models import open_model
 from tasks.predict_pictures import list_pictures
 
-SPEC = SegmenterSpec(
-    backbone="efficientnet_lite0",
-    classes=("cat", "dog"),
-    output_stride=16,
-    aspp_channels=8,
-    aspp_rates=(1,),
-    aspp_separable=True,
-    dropout=0.0,
-    skip_channels=4,
-    input_size=64,
-)
 FAST = Wishes(crf=False, device="cpu", scales=(1.0,), flip=False)
-
-
-@pytest.fixture(scope="module")
-def made_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace with a segmenter and pictures, and the segmenter's ONNX file."""
-    root = tmp_path_factory.mktemp("workspace")
-    write_params(build_params(evaluate={"crf": CRF}), root)
-    write_segmenter(root / "data/rounds/2/segmenter.safetensors", SPEC)
-    pictures = [draw_picture(number, 40 + number, 64) for number in range(4)]
-    write_images(root / "data/images.zarr", pictures, [[1, 0]] * 4, canvas=64)
-    assert export_model(root, root / "model.onnx", kind=None, round_key=None)["kept"]
-    return root
-
-
-@pytest.fixture
-def workspace(made_once: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(made_once, tmp_path / "workspace")
 
 
 @pytest.fixture
@@ -79,17 +47,11 @@ def read_ids(path: Path) -> NDArray[np.uint8]:
         return np.array(mask)
 
 
-def run_dsrg(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {**os.environ, "PYTHONPATH": str(PROJECT), **environment}
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
-
-
 def test_a_folder_gets_masks_overlays_a_legend_and_areas(
-    workspace: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    drawing_workspace: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     out = tmp_path / "out"
-    assert main([str(photos), "--out", str(out), "--root", str(workspace), "--device", "cpu"]) == 0
+    assert main([str(photos), "--out", str(out), "--root", str(drawing_workspace), "--device", "cpu"]) == 0
     said = capsys.readouterr()
     assert "3 label maps drawn, 0 were there, 1 unreadable" in said.out
     assert "broken.jpg: is no picture" in said.err
@@ -123,14 +85,16 @@ def test_a_folder_gets_masks_overlays_a_legend_and_areas(
         assert (out / area["overlay"]).is_file()
 
 
-def test_a_stopped_run_continues_and_finished_masks_are_left(workspace: Path, photos: Path, tmp_path: Path):
-    first = predict_pictures([photos], tmp_path / "out", FAST, root=workspace)
+def test_a_stopped_run_continues_and_finished_masks_are_left(
+    drawing_workspace: Path, photos: Path, tmp_path: Path
+):
+    first = predict_pictures([photos], tmp_path / "out", FAST, root=drawing_workspace)
     mask = tmp_path / "out/masks/a.png"
     again = tmp_path / "out/masks/one/b.png"
     before, ids = mask.stat().st_mtime_ns, read_ids(again)
     again.unlink()
     areas = (tmp_path / "out/areas.csv").read_bytes()
-    second = predict_pictures([photos], tmp_path / "out", FAST, root=workspace)
+    second = predict_pictures([photos], tmp_path / "out", FAST, root=drawing_workspace)
     assert (first["drawn"], second["drawn"], second["left"]) == (3, 1, 2)
     assert mask.stat().st_mtime_ns == before
     assert np.array_equal(read_ids(again), ids)
@@ -147,12 +111,12 @@ def test_a_stopped_run_continues_and_finished_masks_are_left(workspace: Path, ph
     ],
 )
 def test_masks_made_otherwise_are_neither_left_nor_lost(
-    workspace: Path, photos: Path, tmp_path: Path, change: dict[str, Any], words: str
+    drawing_workspace: Path, photos: Path, tmp_path: Path, change: dict[str, Any], words: str
 ):
     from tasks.errors import UserError
 
     out = tmp_path / "out"
-    predict_pictures([photos], out, FAST, root=workspace)
+    predict_pictures([photos], out, FAST, root=drawing_workspace)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     if "model" in change:
         other = tmp_path / "other.safetensors"
@@ -160,21 +124,21 @@ def test_masks_made_otherwise_are_neither_left_nor_lost(
         change = {"model": str(other)}
     wishes = Wishes(**{**FAST.__dict__, **change})
     with pytest.raises(UserError, match=f"and 2 more made otherwise.*{words.replace('...........', '.+')}"):
-        predict_pictures([photos], out, wishes, root=workspace)
+        predict_pictures([photos], out, wishes, root=drawing_workspace)
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     overwriting = Wishes(**{**wishes.__dict__, "overwrite": True})
-    assert predict_pictures([photos], out, overwriting, root=workspace)["drawn"] == 3
-    assert predict_pictures([photos], out, wishes, root=workspace)["left"] == 3
+    assert predict_pictures([photos], out, overwriting, root=drawing_workspace)["drawn"] == 3
+    assert predict_pictures([photos], out, wishes, root=drawing_workspace)["left"] == 3
 
 
 def test_a_mask_of_another_picture_of_that_name_is_not_taken_for_its_own(
-    workspace: Path, photos: Path, tmp_path: Path
+    drawing_workspace: Path, photos: Path, tmp_path: Path
 ):
     from tasks.errors import UserError
 
-    predict_pictures([photos / "one/b.png"], tmp_path / "out", FAST, root=workspace)
+    predict_pictures([photos / "one/b.png"], tmp_path / "out", FAST, root=drawing_workspace)
     with pytest.raises(UserError, match=r"masks/b\.png` made otherwise \(of another picture of that name\)"):
-        predict_pictures([photos / "two/b.png"], tmp_path / "out", FAST, root=workspace)
+        predict_pictures([photos / "two/b.png"], tmp_path / "out", FAST, root=drawing_workspace)
 
 
 def test_names_stay_apart_and_results_are_no_pictures(photos: Path):
@@ -211,7 +175,7 @@ def test_names_stay_apart_and_results_are_no_pictures(photos: Path):
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
-    workspace: Path,
+    drawing_workspace: Path,
     photos: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -230,27 +194,31 @@ def test_what_a_user_can_mend_is_one_line(
     assert words in line
 
 
-def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(workspace: Path, tmp_path: Path):
+def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(
+    drawing_workspace: Path, tmp_path: Path
+):
     from tasks.params import read_params
 
     assert choose_style(Wishes(), {}, root=tmp_path).scales == DEFAULTS["scales"]
-    assert choose_style(Wishes(), {}, root=workspace).scales == (1.0,)
-    assert choose_style(Wishes(), {}, root=workspace).crf == CRF
+    assert choose_style(Wishes(), {}, root=drawing_workspace).scales == (1.0,)
+    assert choose_style(Wishes(), {}, root=drawing_workspace).crf == CRF
     of_model = {"scales": [0.5], "flip": False, "crf": {}, "max_side": 99}
-    style = choose_style(Wishes(), of_model, root=workspace)
+    style = choose_style(Wishes(), of_model, root=drawing_workspace)
     assert (style.scales, style.flip, style.max_side) == ((0.5,), False, 99)
-    style = choose_style(Wishes(scales=(2.0,), flip=True, max_side=512, crf=False), of_model, root=workspace)
+    style = choose_style(
+        Wishes(scales=(2.0,), flip=True, max_side=512, crf=False), of_model, root=drawing_workspace
+    )
     assert (style.scales, style.flip, style.max_side, style.crf) == ((2.0,), True, 512, None)
     project = read_params(PROJECT / "params.yaml").evaluate.model_dump()
     assert project == DEFAULTS
 
 
 def test_an_onnx_file_draws_elsewhere_as_the_checkpoint_does_without_torch(
-    workspace: Path, photos: Path, tmp_path: Path
+    drawing_workspace: Path, photos: Path, tmp_path: Path
 ):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    shutil.copy(workspace / "model.onnx", elsewhere)
+    shutil.copy(drawing_workspace / "model.onnx", elsewhere)
     program = (
         "import sys\nfrom flows.cli import app\n"
         f"app(['predict', {str(photos)!r}, '--model', 'model.onnx', '--out', 'o'], standalone_mode=False)\n"
@@ -269,15 +237,15 @@ def test_an_onnx_file_draws_elsewhere_as_the_checkpoint_does_without_torch(
     assert "onnxruntime" in loaded
     assert loaded & {"torch", "timm", "mlflow", "prefect", "dvc"} == set()
 
-    wishes = Wishes(model=str(workspace / "data/rounds/2/segmenter.safetensors"), device="cpu")
-    predict_pictures([photos], tmp_path / "out", wishes, root=workspace)
+    wishes = Wishes(model=str(drawing_workspace / "data/rounds/2/segmenter.safetensors"), device="cpu")
+    predict_pictures([photos], tmp_path / "out", wishes, root=drawing_workspace)
     for path in (tmp_path / "out/masks").rglob("*.png"):
         other = read_ids(elsewhere / "o/masks" / path.relative_to(tmp_path / "out/masks"))
         assert (read_ids(path) == other).mean() > 0.999
 
 
-def test_json_has_stdout_to_itself(workspace: Path, photos: Path, tmp_path: Path):
-    model = str(workspace / "model.onnx")
+def test_json_has_stdout_to_itself(drawing_workspace: Path, photos: Path, tmp_path: Path):
+    model = str(drawing_workspace / "model.onnx")
     arguments = ["predict", str(photos), "--out", "out", "--model", model, "--json", "--no-crf"]
     done = run_dsrg(*arguments, folder=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -288,10 +256,10 @@ def test_json_has_stdout_to_itself(workspace: Path, photos: Path, tmp_path: Path
     assert "predict: 4/4" in done.stderr
 
 
-def write_mlflow_model(workspace: Path, folder: Path) -> Path:
+def write_mlflow_model(drawing_workspace: Path, folder: Path) -> Path:
     """Write what MLflow keeps of a model: where its files are, and they."""
     (folder / "artifacts").mkdir(parents=True)
-    shutil.copy(workspace / "data/rounds/2/segmenter.safetensors", folder / "artifacts")
+    shutil.copy(drawing_workspace / "data/rounds/2/segmenter.safetensors", folder / "artifacts")
     settings = {"scales": [1.0], "flip": False, "crf": CRF, "max_side": 64, "min_peak": 0.01}
     (folder / "artifacts/settings.json").write_text(json.dumps(settings))
     places = {name: {"path": f"artifacts/{name}"} for name in ("settings.json", "segmenter.safetensors")}
@@ -301,8 +269,10 @@ def write_mlflow_model(workspace: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_folder_of_mlflow_draws_with_its_own_settings(workspace: Path, photos: Path, tmp_path: Path):
-    folder = write_mlflow_model(workspace, tmp_path / "model")
+def test_a_folder_of_mlflow_draws_with_its_own_settings(
+    drawing_workspace: Path, photos: Path, tmp_path: Path
+):
+    folder = write_mlflow_model(drawing_workspace, tmp_path / "model")
     predict_pictures([photos], tmp_path / "out", Wishes(model=str(folder)), root=tmp_path)
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert (settings["scales"], settings["flip"], settings["max_side"]) == ([1.0], False, 64)
@@ -311,7 +281,7 @@ def test_a_folder_of_mlflow_draws_with_its_own_settings(workspace: Path, photos:
 
 @pytest.mark.filterwarnings("ignore")  # mlflow's own imports warn, version by version
 def test_the_champion_of_mlflow_draws(
-    workspace: Path, photos: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    drawing_workspace: Path, photos: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     from mlflow import MlflowClient
 
@@ -319,113 +289,38 @@ def test_the_champion_of_mlflow_draws(
 
     for name in ("MLFLOW_TRACKING_URI", "DSRG_TRACKING_ROOT"):
         monkeypatch.delenv(name, raising=False)
-    shutil.copy(empty_mlflow, workspace / "mlflow.db")
-    folder = write_mlflow_model(workspace, tmp_path / "model")
-    client = MlflowClient(f"sqlite:///{workspace / 'mlflow.db'}")
+    shutil.copy(empty_mlflow, drawing_workspace / "mlflow.db")
+    folder = write_mlflow_model(drawing_workspace, tmp_path / "model")
+    client = MlflowClient(f"sqlite:///{drawing_workspace / 'mlflow.db'}")
     client.create_registered_model("birds")
     client.set_registered_model_alias(
         "birds", "champion", client.create_model_version("birds", folder.as_uri()).version
     )
     wishes = Wishes(**{**FAST.__dict__, "model": "models:/birds@champion"})
-    assert predict_pictures([photos], tmp_path / "out", wishes, root=workspace)["drawn"] == 3
+    assert predict_pictures([photos], tmp_path / "out", wishes, root=drawing_workspace)["drawn"] == 3
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert (settings["source"], settings["max_side"]) == ("models:/birds@champion", 64)
     with pytest.raises(UserError, match=r"`models:/fish@champion` cannot be had from MLflow: [^\n]+$"):
-        open_model("models:/fish@champion", root=workspace, device="cpu")
-
-
-def test_export_checks_the_file_and_says_so(workspace: Path, tmp_path: Path):
-    out = tmp_path / "models/birds.pt"
-    arguments = ["export", "model", "--out", str(out), "--json", "--root", str(workspace)]
-    done = run_dsrg(*arguments, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    summary = json.loads(done.stdout)
-    assert summary["kept"]
-    assert summary["same_class"] > 0.999
-    assert summary["bytes"] == out.stat().st_size
-    assert len(summary["sizes"]) > 5
-    assert summary["milliseconds"] > 0
-    assert [path.name for path in out.parent.iterdir()] == ["birds.pt"]
-
-
-def test_a_file_that_draws_otherwise_is_not_kept(
-    workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    out = tmp_path / "birds.onnx"
-    out.write_bytes(b"an earlier file")
-    monkeypatch.setattr(exporting, "compare_export", lambda *_: Agreement(1000, 0.999, 0.5, ((8, 8),)))
-    monkeypatch.setattr(exporting, "export_segmenter", lambda _, path, **__: path.write_bytes(b"wrong"))
-    monkeypatch.setattr(exporting, "load_export", lambda *_, **__: lambda image: image)
-    with pytest.raises(SystemExit) as ended:
-        app(["export", "model", "--out", str(out), "--root", str(workspace)])
-    assert ended.value.code == 1
-    assert "not kept: the class must be the same on more than 99.9%" in capsys.readouterr().err
-    assert out.read_bytes() == b"an earlier file"
-    assert list(tmp_path.glob(".*")) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--out", "x.bin"], "`--out` must end in one of .onnx (onnx), .pt (torchscript), .pt2 (exported)"),
-        (["--out", "x.pt", "--format", "onnx"], "`--out` must end in .onnx, got `x.pt`"),
-        (["--out", "x.onnx", "--round", "7"], "`rounds` has no round '7', only 1, 2"),
-        (["--out", "x.onnx", "--round", "1"], "segmenter.safetensors` not found: run `dsrg run` first"),
-    ],
-)
-def test_what_cannot_be_exported_is_one_line(
-    workspace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
-):
-    command = ["export", "model", *arguments, "--root", str(workspace)]
-    assert guard(lambda: app(command, standalone_mode=False)) == 2
-    assert words in capsys.readouterr().err
-
-
-def test_the_format_is_told_by_the_suffix():
-    assert choose_format(Path("a/b.pt2"), None) == "exported"
-    assert choose_format(Path("b.onnx"), "onnx") == "onnx"
-
-
-def test_a_file_is_compared_on_val_pictures_of_many_sizes():
-    class Store:
-        class index:  # noqa: N801 - stands in for a property
-            @staticmethod
-            def rows(split: str) -> NDArray[np.int64]:
-                return np.arange(100, 120) if split == "val" else np.arange(100)
-
-        read: list[int] = []  # noqa: RUF012
-
-        def read_image(self, row: int) -> NDArray[np.uint8]:
-            self.read.append(row)
-            return draw_picture(row, 50, 80 if row % 2 else 60)
-
-    store = Store()
-    batches = choose_pictures(store, side=64)  # type: ignore[arg-type]
-    assert (store.read[0], store.read[-1], len(store.read)) == (100, 119, 6)
-    sizes = {batch.shape[1:3] for batch in batches}
-    assert {max(size) for size in sizes} == {48, 64, 88}
-    assert max(batches[0].shape[1:3]) == 64
-    assert len(batches[-1]) == 2
-    assert not np.array_equal(*batches[-1])
+        open_model("models:/fish@champion", root=drawing_workspace, device="cpu")
 
 
 def test_the_deployment_predicts_with_the_same_code(
-    workspace: Path, photos: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
+    drawing_workspace: Path, photos: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ):
     from flows import triggered
 
     removed: list[str] = []
     shown: list[Path] = []
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
-    monkeypatch.setenv("DSRG_PROJECT", str(workspace))
-    monkeypatch.setattr(triggered, "open_run_folder", lambda project, name, base="": workspace)
+    monkeypatch.setenv("DSRG_PROJECT", str(drawing_workspace))
+    monkeypatch.setattr(triggered, "open_run_folder", lambda project, name, base="": drawing_workspace)
     monkeypatch.setattr(triggered, "remove_run_folder", lambda project, name: removed.append(name))
     monkeypatch.setattr(triggered, "show_overlays", shown.append)
     monkeypatch.setattr(triggered, "end_with_starter", lambda: None)
     state = triggered.predict_folder(str(photos), out="drawn", crf=False, device="cpu", return_state=True)
     assert state.is_completed(), state.message
-    assert shown == [workspace / "drawn"]
-    assert read_ids(workspace / "drawn/masks/two/b.png").shape == (68, 70)
+    assert shown == [drawing_workspace / "drawn"]
+    assert read_ids(drawing_workspace / "drawn/masks/two/b.png").shape == (68, 70)
     assert len(removed) == 1
     failed = triggered.predict_folder(str(photos), out="drawn", crf=True, device="cpu", return_state=True)
     assert failed.is_failed()
@@ -436,12 +331,21 @@ def test_the_deployment_predicts_with_the_same_code(
 @pytest.mark.parametrize("more", [(), ("--no-crf",), ("--tile", "512"), ("--tile", "512", "--no-crf")])
 @pytest.mark.parametrize("kind", ["checkpoint", "onnx"])
 def test_twelve_megapixels_take_less_than_two_gigabytes(
-    workspace: Path, tmp_path: Path, kind: str, more: tuple[str, ...]
+    drawing_workspace: Path, tmp_path: Path, kind: str, more: tuple[str, ...]
 ):
     Image.fromarray(draw_picture(0, 3000, 4000)).save(tmp_path / "large.jpg")
     model = {"checkpoint": "data/rounds/2/segmenter.safetensors", "onnx": "model.onnx"}[kind]
     fast = ("--scales", "1", "--no-flip", "--device", "cpu")
-    arguments = ["predict", "large.jpg", "--out", "out", "--model", str(workspace / model), *fast, *more]
+    arguments = [
+        "predict",
+        "large.jpg",
+        "--out",
+        "out",
+        "--model",
+        str(drawing_workspace / model),
+        *fast,
+        *more,
+    ]
     program = (
         "import resource, subprocess, sys\n"
         f"subprocess.run([sys.executable, '-m', 'flows.cli', *{arguments!r}], check=True)\n"
