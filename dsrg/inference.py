@@ -67,25 +67,49 @@ def average_over_views(
     -------
     (B, M, rows, columns) float32, on `device`
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
-    height, width = pixels.shape[-2:]
     total: Tensor | None = None
-    with torch.inference_mode():
-        for scale in scales:
-            factor = long_side * scale / max(height, width)
-            size = [max(32, round(height * factor)), max(32, round(width * factor))]
-            view = functional.interpolate(
-                pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
-            ).contiguous(memory_format=torch.channels_last)
-            maps = forward(view)
-            if flip:
-                maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
-            maps = functional.interpolate(
-                maps.float(), size=tuple(cells), mode="bilinear", align_corners=False
-            )
+    for scale in scales:
+        maps = view_images(forward, images, long_side=long_side * scale, flip=flip, device=device)
+        with torch.inference_mode():
+            maps = functional.interpolate(maps, size=tuple(cells), mode="bilinear", align_corners=False)
             total = maps if total is None else total + maps
     assert total is not None
     return total / len(scales)
+
+
+def view_images(
+    forward: Callable[[Tensor], Tensor],
+    images: NDArray[np.uint8],
+    *,
+    long_side: float,
+    flip: bool,
+    device: torch.device,
+) -> Tensor:
+    """Compute a network's maps of one scaled view, averaged with the mirrored one, on the network's grid.
+
+    Parameters
+    ----------
+    forward, images, flip, device
+        As for `average_over_views`.
+    long_side : float
+        Longer side of the view, in pixels.
+
+    Returns
+    -------
+    (B, M, h', w') float32, on `device`
+    """
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    height, width = pixels.shape[-2:]
+    factor = long_side / max(height, width)
+    size = [max(32, round(height * factor)), max(32, round(width * factor))]
+    with torch.inference_mode():
+        view = functional.interpolate(
+            pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
+        ).contiguous(memory_format=torch.channels_last)
+        maps = forward(view)
+        if flip:
+            maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
+        return maps.float()
 
 
 def activate_views(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands import doctor, export, labels, pipeline, serve
+from flows.commands import doctor, export, labels, pipeline, predict, serve
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
@@ -29,7 +29,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-for group in (pipeline, serve, labels, export, doctor):
+for group in (pipeline, predict, export, serve, labels, doctor):
     app.add_typer(group.app)
 
 

@@ -119,7 +119,7 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
 
 def show_overlays(folder: Path, *, count: int = 4) -> None:
     """Show the first overlays below a folder of predictions."""
-    for number, picture in enumerate(sorted((folder / "overlays").rglob("*.png"))[:count]):
+    for number, picture in enumerate(sorted((folder / "overlays").rglob("*.jpg"))[:count]):
         _show_picture(picture, key=f"overlay-{number}", description=picture.name)
 
 

@@ -12,6 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tasks.errors import UserError
+from tasks.tracking_places import locate_home, locate_tracking, reach
+from tasks.workspace import Workspace
+
 CHAMPION = "champion"
 SCORE = "val/miou_crf"  # of what the model answers unless asked otherwise
 _DIGEST = "dsrg.model_sha256"
@@ -208,3 +212,41 @@ def _build_example() -> Any:
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG")
     return np.array([base64.b64encode(stream.getvalue()).decode()], dtype=object)
+
+
+def download_model(uri: str, workspace: Workspace, place: Path) -> Path:
+    """Download a model that MLflow keeps.
+
+    Parameters
+    ----------
+    uri : str
+        ``models:/NAME@champion``, ``models:/NAME/VERSION``, ``runs:/RUN/segmenter``.
+    workspace : Workspace
+        Its MLflow is asked, or the one that ``MLFLOW_TRACKING_URI`` names.
+    place : Path
+        Folder to put it in.
+
+    Returns
+    -------
+    Path
+        Folder with ``MLmodel``.
+
+    Raises
+    ------
+    UserError
+        MLflow does not answer, or has no such model.
+    """
+    tracking = locate_tracking(workspace)
+    database = Path(tracking.removeprefix("sqlite:///"))
+    if tracking.startswith("sqlite:") and not database.is_file():
+        raise UserError(f"`{uri}`: no MLflow at `{database}`: name its server by MLFLOW_TRACKING_URI")
+    import mlflow
+
+    try:
+        client = reach(tracking, locate_home(workspace))
+        with contextlib.redirect_stderr(io.StringIO()):
+            mlflow.set_tracking_uri(client.tracking_uri)
+            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(place))
+    except (ConnectionError, OSError, mlflow.exceptions.MlflowException) as error:
+        raise UserError(f"`{uri}` cannot be had from MLflow: {str(error).splitlines()[0]}") from None
+    return Path(found)

@@ -25,7 +25,7 @@ from mlflow.pyfunc.model import PythonModel
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsrg.image import fit_size, read_image, scale_image, scale_label_map
+from dsrg.image import read_image
 from dsrg.labels import build_palette
 
 MASKS = ("auto", "array", "png")
@@ -40,12 +40,13 @@ class ServedSegmenter(PythonModel):
         import torch
 
         from dsrg.models import load_segmenter
+        from dsrg.networks import TorchNetwork
 
         self._settings: dict[str, Any] = json.loads(Path(context.artifacts["settings"]).read_text())
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._segmenter, spec = load_segmenter(Path(context.artifacts["weights"]))
-        self._segmenter.to(self._device)
-        self._names = ("background", *spec.classes)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        segmenter, spec = load_segmenter(Path(context.artifacts["weights"]))
+        self._network = TorchNetwork(segmenter, spec.classes, device)
+        self._names = self._network.classes
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
@@ -79,21 +80,19 @@ class ServedSegmenter(PythonModel):
         return answers
 
     def _draw(self, picture: NDArray[np.uint8], *, crf: bool) -> NDArray[np.uint8]:
-        from dsrg.inference import predict_probs
-        from dsrg.scoring import list_likely, refine_prediction
+        from dsrg.drawing import Style, draw_label_map
 
         settings = self._settings
-        size = picture.shape[:2]
-        small = scale_image(picture, fit_size(size, settings["max_side"]))
-        probs = predict_probs(
-            self._segmenter, small, scales=settings["scales"], flip=settings["flip"], device=self._device
+        style = Style(
+            scales=tuple(settings["scales"]),
+            flip=settings["flip"],
+            crf=settings["crf"] if crf else None,
+            max_side=settings["max_side"],
+            tile=None,
+            overlap=0,
+            min_peak=settings["min_peak"],
         )
-        if crf:
-            ids = list_likely(probs, min_peak=settings["min_peak"])
-            label_map = refine_prediction(probs[ids], ids, small, crf=settings["crf"])
-        else:
-            label_map = probs.argmax(axis=0).astype(np.uint8)
-        return scale_label_map(label_map, size)
+        return draw_label_map(self._network, picture, style)
 
     def _describe(self, label_map: NDArray[np.uint8], *, as_text: bool) -> dict[str, Any]:
         counts = np.bincount(label_map.ravel(), minlength=len(self._names))

@@ -64,7 +64,9 @@ def test_every_dsrg_command_shows_examples_that_exist():
         for example in examples:
             words = example.split("   ")[0].split()
             found = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in known)
-            options = {option for param in known[found].params for option in param.opts}
+            options = {
+                option for param in known[found].params for option in (*param.opts, *param.secondary_opts)
+            }
             assert {word for word in words if word.startswith("-")} <= options, example
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dsrg.models import Segmenter, SegmenterSpec, save_model
 from dsrg.models.backbones import Backbone
 from dsrg.store import Index, LabelStore, create_image_store, create_label_store, finish_store
 
@@ -84,3 +85,21 @@ def hash_tree(path: Path) -> dict[str, str]:
         for file in sorted(path.rglob("*"))
         if file.is_file()
     }
+
+
+def write_segmenter(path: Path, spec: SegmenterSpec, *, random_seed: int = 0) -> Segmenter:
+    """Write an untrained segmenter whose classes all win somewhere, as those of a trained one do."""
+    torch.manual_seed(random_seed)
+    model = spec.build(weights="none").eval()
+    picture = torch.rand(1, 3, spec.input_size, spec.input_size)
+    with torch.inference_mode():
+        logits = model.aspp(model.backbone(picture)[1])[0].flatten(1)
+    with torch.no_grad():
+        for number, branch in enumerate(model.aspp.branches):
+            scores = branch[-1]
+            gain = 2 / logits.std(dim=1)
+            scores.weight *= gain.view(-1, 1, 1, 1)
+            scores.bias.copy_(scores.bias * gain - (logits.mean(dim=1) * gain if number == 0 else 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, model, spec, digest="segmenter")
+    return model

@@ -98,6 +98,36 @@ def fold_norms(module: nn.Module, run: Callable[[], Tensor]) -> int:
             part.training = mode
 
 
+def settle_norms(module: nn.Module) -> nn.Module:
+    """Write what folded norms do into the weights for good, for programs that only run the network.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Changed in place: its convolutions become plain ones, its folded norms their activations.
+
+    Returns
+    -------
+    nn.Module
+        `module`. In evaluation mode its output is as before; it cannot be trained any more.
+    """
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, _ScaledConv | _ScaledConvSame):
+                weight, bias = _scale(part, part.norm_after[0])
+                part.weight, part.bias = nn.Parameter(weight), nn.Parameter(bias)
+    for part in [*module.modules()]:
+        for name, child in part.named_children():
+            if isinstance(child, _FoldedNormAct):
+                setattr(part, name, nn.Sequential(child.drop, child.act))
+            elif isinstance(child, _FoldedNorm):
+                setattr(part, name, nn.Identity())
+            elif isinstance(child, _ScaledConv | _ScaledConvSame):
+                child.__class__ = type(child).__base__  # type: ignore[assignment]
+                del child.norm_after
+    return module
+
+
 def _scale(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Compute weights and bias of a convolution that include the norm after it."""
     assert norm.running_mean is not None

@@ -57,3 +57,17 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run_stage(params, workspace, stage)
         run_stage(params, workspace, "report")
     return root
+
+
+@pytest.fixture(scope="session")
+def drawing_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace that can draw, and its ``model.onnx``. Not to be changed: use `drawing_workspace`."""
+    from tiny_drawing import build_workspace
+
+    return build_workspace(tmp_path_factory.mktemp("drawing"))
+
+
+@pytest.fixture
+def drawing_workspace(drawing_once: Path, tmp_path: Path) -> Path:
+    """A copy of the workspace that can draw."""
+    return shutil.copytree(drawing_once, tmp_path / "workspace")

@@ -1,0 +1,245 @@
+"""What ``predict`` writes: masks, overlays, a legend, a sheet, and the area of every class."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from dsrg.image import DecodeError, fit_size, read_image, scale_image, scale_label_map
+from dsrg.labels import build_palette
+from dsrg.legends import caption_picture, draw_legend, draw_sheet, list_found
+from tasks.errors import UserError
+from tasks.predict_models import hash_file
+from tasks.predict_pictures import Picture
+
+SETTINGS = "settings.json"
+OVERLAY_SIDE = 1600
+SHEET_PICTURES = 24
+_TILE, _ACROSS = 240, 6
+_MADE_BY = "dsrg"  # key of the text in each mask
+
+
+@dataclass
+class Outputs:
+    """The folder that results go to.
+
+    Attributes
+    ----------
+    folder : Path
+    classes : tuple of C str
+        By class id.
+    settings : dict
+        All that decides a mask, but the picture.
+    counts : dict
+        By name of a picture, pixels of each class, (C,) int64; filled by `write` and `take`.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    counts: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _tiles: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def locate_mask(self, picture: Picture) -> Path:
+        return self.folder / "masks" / f"{picture.stem}.png"
+
+    def locate_overlay(self, picture: Picture) -> Path:
+        return self.folder / "overlays" / f"{picture.stem}.jpg"
+
+    def list_done(self, pictures: Sequence[Picture], *, overwrite: bool) -> set[str]:
+        """List the pictures whose masks are there already.
+
+        Parameters
+        ----------
+        pictures : sequence of Picture
+        overwrite : bool
+            Masks that other settings made, or of other pictures, are to be drawn again.
+
+        Raises
+        ------
+        UserError
+            There are such masks, and they are not to be overwritten.
+        """
+        there = [picture for picture in pictures if self.locate_mask(picture).exists()]
+        done = {picture.name for picture in there if self._read_origin(picture) == self._tell_origin(picture)}
+        others = [picture for picture in there if picture.name not in done]
+        if others and not overwrite:
+            changed = self._list_changes() or ["of another picture of that name"]
+            raise UserError(
+                f"`{self.locate_mask(others[0])}`{f' and {len(others) - 1} more' * (len(others) > 1)} "
+                f"made otherwise ({', '.join(changed)}): name another --out, or --overwrite to draw again"
+            )
+        return done
+
+    def begin(self) -> None:
+        """Write the settings, and which colour is which class."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.settings, indent=2, ensure_ascii=False) + "\n"
+        _write(self.folder / SETTINGS, text.encode())
+        colours = list_colours(len(self.classes))
+        lines = [f"{k}\t{name}\t{colours[k]}\n" for k, name in enumerate(self.classes)]
+        _write(self.folder / "classes.txt", "".join(lines).encode())
+        entries = [(f"{k} {name}", k) for k, name in enumerate(self.classes)]
+        _save_picture(self.folder / "legend.png", draw_legend(entries, width=640), "PNG")
+
+    def write(self, picture: Picture, image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> None:
+        """Write a picture's overlay, then its mask: where the mask is, all is there."""
+        small = scale_image(image, fit_size(image.shape, OVERLAY_SIDE))
+        from dsrg.panels import overlay
+
+        shown = overlay(small, scale_label_map(label_map, small.shape[:2]))
+        place = self.locate_overlay(picture)
+        _save_picture(place, caption_picture(shown, list_found(label_map, self.classes)), "JPEG")
+        write_palette_png(self.locate_mask(picture), label_map, made_by=self._tell_origin(picture))
+        self._note(picture, label_map)
+        if len(self._tiles) < SHEET_PICTURES:
+            self._tiles[picture.name] = scale_image(shown, fit_size(shown.shape, _TILE))
+
+    def take(self, picture: Picture) -> None:
+        """Take up a picture whose mask is there already."""
+        with Image.open(self.locate_mask(picture)) as mask:
+            self._note(picture, np.asarray(mask))
+        if len(self._tiles) < SHEET_PICTURES and self.locate_overlay(picture).exists():
+            try:
+                shown = read_image(self.locate_overlay(picture))
+            except DecodeError:
+                return
+            height, width = fit_size(self._sizes[picture.name], OVERLAY_SIDE)
+            shown = np.ascontiguousarray(shown[:height, :width])
+            self._tiles[picture.name] = scale_image(shown, fit_size(shown.shape, _TILE))
+
+    def finish(self, pictures: Sequence[Picture]) -> None:
+        """Write the areas and the sheet."""
+        known = [picture for picture in pictures if picture.name in self.counts]
+        self._write_csv(known)
+        rows = [self._describe(picture) for picture in known]
+        _write(self.folder / "areas.json", (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode())
+        if self._tiles:
+            total = np.sum([self.counts[name] for name in self._tiles], axis=0)
+            entries = [(self.classes[k], int(k)) for k in np.flatnonzero(total)]
+            tiles = [(name, self._tiles[name]) for name in sorted(self._tiles)]
+            sheet = draw_sheet(tiles, entries, across=_ACROSS, side=_TILE)
+            _save_picture(self.folder / "sheet.png", sheet, "PNG")
+
+    def _note(self, picture: Picture, label_map: NDArray[np.uint8]) -> None:
+        counts = np.bincount(label_map.ravel(), minlength=len(self.classes))
+        self.counts[picture.name] = counts[: len(self.classes)].astype(np.int64)
+        self._sizes[picture.name] = (label_map.shape[0], label_map.shape[1])
+
+    def _write_csv(self, pictures: Sequence[Picture]) -> None:
+        place = self.folder / "areas.csv"
+        partial = place.with_name(f".{place.name}.partial")
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(
+                (
+                    *("image", "height", "width"),
+                    *(f"{name} share" for name in self.classes),
+                    *(f"{name} pixels" for name in self.classes),
+                )
+            )
+            for picture in pictures:
+                counts = self.counts[picture.name]
+                shares = (f"{share:.6f}" for share in counts / counts.sum())
+                writer.writerow((picture.name, *self._sizes[picture.name], *shares, *counts.tolist()))
+        os.replace(partial, place)
+
+    def _describe(self, picture: Picture) -> dict[str, Any]:
+        counts, (height, width) = self.counts[picture.name], self._sizes[picture.name]
+        colours = list_colours(len(self.classes))
+        return {
+            "image": picture.name,
+            "mask": self.locate_mask(picture).relative_to(self.folder).as_posix(),
+            "overlay": self.locate_overlay(picture).relative_to(self.folder).as_posix(),
+            "height": height,
+            "width": width,
+            "classes": [
+                {
+                    "id": int(k),
+                    "name": self.classes[k],
+                    "color": colours[k],
+                    "pixels": int(counts[k]),
+                    "share": round(float(counts[k] / counts.sum()), 6),
+                }
+                for k in np.flatnonzero(counts)
+            ],
+        }
+
+    def _tell_origin(self, picture: Picture) -> str:
+        """Tell what a mask is made by, and of which picture."""
+        deciding = {key: value for key, value in self.settings.items() if key != "source"}
+        made_by = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+        return f"{made_by[:16]} {hash_file(picture.path)}"
+
+    def _read_origin(self, picture: Picture) -> str:
+        try:
+            with Image.open(self.locate_mask(picture)) as mask:
+                return str(mask.info.get(_MADE_BY, ""))
+        except OSError:
+            return ""
+
+    def _list_changes(self) -> list[str]:
+        """List the settings that changed since the folder was last written to."""
+        try:
+            before = json.loads((self.folder / SETTINGS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return ["settings unknown"]
+        return [
+            f"{key} {_shorten(before.get(key))} there, {_shorten(value)} now"
+            for key, value in self.settings.items()
+            if before.get(key) != value and key != "source"
+        ]
+
+
+def list_colours(count: int) -> list[str]:
+    """List the colours of the first class ids as ``#rrggbb``.
+
+    Examples
+    --------
+    >>> list_colours(2)
+    ['#000000', '#800000']
+    """
+    return ["#" + bytes(colour).hex() for colour in build_palette()[:count].tolist()]
+
+
+def write_palette_png(path: Path, label_map: NDArray[np.uint8], *, made_by: str) -> None:
+    """Write a label map as a palette PNG, at once; `made_by` is a text in it."""
+    picture = Image.fromarray(label_map)
+    picture.putpalette(build_palette().ravel().tolist())
+    text = PngInfo()
+    text.add_text(_MADE_BY, made_by)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    picture.save(partial, "PNG", pnginfo=text)
+    os.replace(partial, path)
+
+
+def _save_picture(path: Path, picture: NDArray[np.uint8], kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    settings = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
+    Image.fromarray(picture).save(partial, kind, **settings)
+    os.replace(partial, path)
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
+
+
+def _shorten(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:12] + "…"
