@@ -103,7 +103,7 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
     tracked : mapping
         Where MLflow keeps it: ``run_id``, ``experiment_id``, and ``url`` where its UI was named.
     """
-    from tasks.report import SUMMARY, list_rows
+    from tasks.summary import SUMMARY, list_rows
     from tasks.workspace import Workspace
 
     rows = list_rows(Workspace(root).read_json(SUMMARY, stage="report"))
