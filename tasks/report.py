@@ -1,4 +1,4 @@
-"""Stage ``report``: every number of the run in one table, and the plots that go with it."""
+"""Stage ``report``: every number of the run in one table and one page, and the plots that go with them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from dsrg.plots import draw_class_plot, draw_confusion_plot, draw_loss_plot, draw_round_plot
 from tasks import console, study
+from tasks.page import PAGE, build_page
 from tasks.params import Params
 from tasks.plot_rows import list_plots
 from tasks.summary import COLUMNS, SUMMARY, Row, list_rows, print_scores, read_metrics, summarise_run
@@ -19,10 +20,11 @@ MLFLOW_COMMAND = "mlflow ui --backend-store-uri sqlite:///mlflow.db"
 
 
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
-    """Gather all metrics into a summary, a table and plots.
+    """Gather all metrics into a summary, a table, plots and a page.
 
-    Reads: ``metrics/*.json``, ``metrics/rounds/R/*.json``
-    Writes: ``metrics/summary.json``, ``metrics/plots/*.json``, ``reports/summary.md``, ``reports/*.png``
+    Reads: ``metrics/*.json``, ``metrics/rounds/R/*.json``, ``data/rounds/R/panels`` of the last round
+    Writes: ``metrics/summary.json``, ``metrics/plots/*.json``, ``reports/summary.md``,
+    ``reports/report.html``, ``reports/*.png``; and ``report.html``, which is no result
     """
     found = read_metrics(workspace, params.round_keys)
     summary = summarise_run(found)
@@ -35,13 +37,14 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         panels = list_panels(workspace, params.round_keys)
         text = write_page(found, rows, plots=plots, panels=panels)
         (folder / "summary.md").write_text(text, encoding="utf-8")
+        (folder / PAGE).write_text(build_page(params, found, workspace), encoding="utf-8")
         workspace.write_json(SUMMARY, summary)
         for name, points in list_plots(found).items():
             workspace.write_json(f"{PLOTS}/{name}.json", points)
         work.publish("reports", "reports")
     study.log_study(params, workspace)
     print_scores(rows)
-    console.say("report: reports/summary.md")
+    console.say(f"report: {PAGE}, reports/summary.md")
     for panel in panels:
         console.say(f"panels: {panel}")
     console.say(f"all runs: {MLFLOW_COMMAND}")
