@@ -29,11 +29,12 @@ from tasks.page_parts import (
     list_tables,
     say_tile,
 )
-from tasks.params import Params
+from tasks.params import Params, read_params
 from tasks.summary import COLUMNS, SHORT, SUMMARY, read_metrics, summarise_run
 from tasks.workspace import Workspace
 
 PAGE = "report.html"
+KEPT = f"reports/{PAGE}"
 _INDEX = "pictures.json"  # as tasks.tiles writes it
 TEMPLATES = Path(__file__).with_name("templates")
 _RANKS = {
@@ -150,15 +151,28 @@ def describe_run(
     }
 
 
-def locate_mlflow(facts: Mapping[str, Any]) -> str | None:
-    """Locate the run's page in MLflow: where a server shows it."""
+def locate_mlflow(facts: Mapping[str, Any], *, artifact: str = "") -> str | None:
+    """Locate the run's page in MLflow, or that of one of its files, where a server shows it.
+
+    Parameters
+    ----------
+    facts : mapping
+        ``url``, ``experiment_id`` and ``run_id``, or nothing.
+    artifact : str
+        Name of a file in MLflow.
+    """
     if not (facts.get("url") and facts.get("run_id")):
         return None
-    # the last part is there because MLflow's menus are those for language models otherwise
-    return (
-        f"{facts['url']}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
-        "?workflowType=machine_learning"
-    )
+    place = f"{facts['url']}/#/experiments/{facts['experiment_id']}/runs/{facts['run_id']}"
+    place += f"/artifacts/{artifact}" if artifact else ""
+    return f"{place}?workflowType=machine_learning"  # else MLflow's menus are those for language models
+
+
+def read_ranked(root: Path) -> list[Part]:
+    """Read the ranked pictures of the last round, group by group, their tiles as data URIs."""
+    last = read_params(root / "params.yaml").round_keys[-1]
+    folder = root / "data" / "rounds" / last / "panels"
+    return _list_ranked(_read_pictures(folder), folder)
 
 
 def _open_templates() -> Environment:
