@@ -1,7 +1,7 @@
 """Line charts as SVG text: no file beside them, sharp at any width, in the colours of the page.
 
-Lines carry the classes ``s0`` to ``s5``, everything else ``axis``, ``grid`` and ``level``; the page's style
-gives them their colours, so that a chart follows a dark page. Equal numbers give equal text.
+Lines carry the classes ``s0`` to ``s5``, the rest ``grid`` and ``level`` with ``l0``, ``l1``, …; the page's
+style gives them their colours, so that a chart follows a dark page. Equal numbers give equal text.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def draw_chart(
     names : sequence of str, optional
         Of the whole numbers on the x axis, from 0 on, instead of the numbers.
     from_zero : bool
-        Begin the y axis at 0, unless a value is below.
+        Begin the y axis at 0, unless a value is below; else end it, too, at a round number.
 
     Returns
     -------
@@ -53,6 +53,8 @@ def draw_chart(
     if not heights or not places:
         return ""
     ticks = choose_ticks(min([*heights, 0.0] if from_zero else heights), max(heights))
+    if not from_zero and max(heights) > ticks[-1] and len(ticks) > 1:
+        ticks.append(round(2 * ticks[-1] - ticks[-2], 10))
     low, high = min(ticks[0], *heights), max(ticks[-1], *heights)
     first, last = (-0.25, len(names) - 0.75) if names else (min(places), max(places))
 
@@ -75,10 +77,12 @@ def draw_chart(
             parts.append(_write(across(place), HEIGHT - _BOTTOM + 15, name, "middle"))
     if x_label:
         parts.append(_write(WIDTH - _RIGHT, HEIGHT - 3, x_label, "end"))
-    for level in (levels or {}).values():
+    for number, level in enumerate((levels or {}).values()):
         if level is not None:
             at = f"{down(level):.1f}"
-            parts.append(f'<line class="level" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>')
+            parts.append(
+                f'<line class="level l{number}" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{at}" y2="{at}"/>'
+            )
     for number, points in enumerate(lines.values()):
         style = f"s{number % NUM_COLOURS}"
         for part in _split_at_gaps(points):

@@ -276,7 +276,7 @@ def _list_columns(
     columns = [Column("picture", picture)]
     if split == "val":
         raw, refined = draw_val(work, params, images=inputs.images, row=row)
-        columns += [Column.lay("prediction", picture, raw), Column.lay("+ CRF", picture, refined)]
+        columns += [Column.lay("network", picture, raw), Column.lay("network + CRF", picture, refined)]
     else:
         count = len(list_present(images.index.image_labels[row])) - 1
         store = ScoreStore(inputs.cams, "cam", stage="cams")

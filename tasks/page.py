@@ -131,19 +131,20 @@ def describe_run(
     Returns
     -------
     dict
-        ``made``, ``commit``, ``changed`` (code differs from the commit), ``timings``, ``total``,
-        ``links`` and ``commands`` with their texts, ``experiment``, ``stale``.
+        ``made``, ``commit``, ``changed`` (code differs from the commit), ``timings``, ``untimed``, ``total``,
+        ``links`` with their texts, ``run_id``, ``experiment``, ``stale``.
     """
     facts = recall(workspace, STUDY)
     place = workspace.path(SUMMARY)
     made = facts.get("made") or datetime.fromtimestamp(place.stat().st_mtime).astimezone().isoformat()
     timings = _list_timings(params, workspace, found)
     return {
-        "made": datetime.fromisoformat(made).strftime("%Y-%m-%d %H:%M %z"),
+        "made": datetime.fromisoformat(made).strftime("%Y-%m-%d %H:%M %z").replace("+0000", "UTC"),
         "commit": facts.get("commit"),
         "changed": bool(facts.get("changed")),
         "experiment": facts.get("experiment"),
-        "timings": timings,
+        "timings": [timing for timing in timings if timing["time"]],
+        "untimed": [timing["stage"] for timing in timings if not timing["time"]],
         "total": _spell_time(sum(timing["seconds"] or 0 for timing in timings)),
         "links": _list_links(facts),
         "run_id": facts.get("run_id"),

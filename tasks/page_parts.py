@@ -88,16 +88,18 @@ def describe_headline(found: Mapping[str, Any], summary: Mapping[str, Any], pict
 
 
 def list_tables(summary: Mapping[str, Any]) -> list[Part]:
-    """List the groups of the table of rounds: ``title``, ``rows``; of a row ``name`` and ``cells``."""
+    """List the groups of the table of rounds: ``title`` and ``rows`` with ``name``, ``cells``, ``headline``."""
     groups: dict[str, list[Row]] = {"train": [], "val": []}
     for row in list_rows(summary):
         split, _, name = row[0].partition(" ")
         first, _, rest = name.partition(" ")
         shown = f"{rest}, round {first}" if first.isdigit() else name
         groups[split].append((shown, *row[1:]))
+    last = list(summary.get("rounds", {"": None}))[-1]
+    headline = f"network + CRF, round {last}"
     titles = {"train": "labels of the train pictures", "val": "the network on val pictures"}
     return [
-        {"title": titles[split], "rows": [{"name": row[0], "cells": row[1:]} for row in rows]}
+        {"title": titles[split], "rows": [_describe_row(row, headline=headline) for row in rows]}
         for split, rows in groups.items()
         if rows
     ]
@@ -153,7 +155,7 @@ def list_quality(found: Mapping[str, Any]) -> list[Part]:
 
 
 def list_charts(found: Mapping[str, Any]) -> list[Part]:
-    """List the charts: ``title``, ``svg``, ``key`` (name and style of each line), ``about``."""
+    """List the charts: ``title``, ``svg``, ``key`` (name and style of each line)."""
     charts = []
     rounds = found["rounds"]
     if found["baseline"].get("available") and len(rounds) > 1:
@@ -167,11 +169,10 @@ def list_charts(found: Mapping[str, Any]) -> list[Part]:
     for key, stages in rounds.items():
         points = stages["train"]["loss"]
         if points and "seed_share" in points[0]:
-            lines = {
-                name: [(point["step"], 100 * point[column]) for point in points]
-                for name, column in (("cues", "cue_share"), ("cues and what growing added", "seed_share"))
-            }
-            charts.append(_chart(f"Pixels that teach, %, round {key}", lines, x_label="step"))
+            grown = [(point["step"], 100 * (point["seed_share"] - point["cue_share"])) for point in points]
+            charts.append(
+                _chart(f"Pixels that growing adds to the cues, %, round {key}", {"": grown}, x_label="step")
+            )
     return [chart for chart in charts if chart["svg"]]
 
 
@@ -189,6 +190,10 @@ def say_tile(tile: Part, picture: str) -> str:
     return f"{tile['title']} of {picture}: {shares}"
 
 
+def _describe_row(row: Row, *, headline: str) -> Part:
+    return {"name": row[0], "cells": row[1:], "headline": row[0] == headline}
+
+
 def _chart_rounds(found: Mapping[str, Any]) -> Part:
     rounds = [stages["evaluate"] for stages in found["rounds"].values()]
     lines = {
@@ -204,12 +209,13 @@ def _chart_rounds(found: Mapping[str, Any]) -> Part:
     names = [f"round {key}" for key in found["rounds"]]
     points = {name: list(enumerate(values)) for name, values in lines.items()}
     chart = _chart("mIoU by round, %", points, levels=levels, names=names, from_zero=False)
-    return {**chart, "about": "Dashed: " + "; ".join(f"{name} {_spell(v)}" for name, v in levels.items())}
+    key = [(f"{name} {_spell(level)}", f"l{number}") for number, (name, level) in enumerate(levels.items())]
+    return {**chart, "key": chart["key"] + key}
 
 
 def _chart(title: str, lines: Mapping[str, Any], **options: Any) -> Part:
     key = [(name, f"s{number % 6}") for number, name in enumerate(lines)] if len(lines) > 1 else []
-    return {"title": title, "svg": draw_chart(lines, title=title, **options), "key": key, "about": ""}
+    return {"title": title, "svg": draw_chart(lines, title=title, **options), "key": key}
 
 
 def _split_losses(points: Sequence[Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
