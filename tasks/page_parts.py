@@ -88,7 +88,7 @@ def describe_headline(found: Mapping[str, Any], summary: Mapping[str, Any], pict
 
 
 def list_tables(summary: Mapping[str, Any]) -> list[Part]:
-    """List the groups of the table of rounds: ``title`` and ``rows`` with ``name``, ``cells``, ``headline``."""
+    """List the groups of the table of rounds: ``title``, ``rows`` of ``name``, ``cells`` and ``headline``."""
     groups: dict[str, list[Row]] = {"train": [], "val": []}
     for row in list_rows(summary):
         split, _, name = row[0].partition(" ")
