@@ -47,7 +47,7 @@ ui: $(READY) ## compare all runs in MLflow's UI on http://127.0.0.1:5000
 	$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(abspath mlflow.db)" --host 127.0.0.1
 
 clean: ## remove what the pipeline made here; DVC's cache and .venv stay
-	rm -rf data reports .work mlflow.db mlruns mlartifacts
+	rm -rf data reports report.html .work mlflow.db mlruns mlartifacts
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one: make PYTHON=/path/to/python3" >&2; exit 2; }

@@ -188,6 +188,36 @@ def stack_panels(panels: Sequence[Rgb]) -> Rgb:
     return np.concatenate(padded)
 
 
+def pick_swatch(label: int) -> tuple[int, int, int]:
+    """Pick the colour that a class id, or 255, has in an `overlay` of a medium grey picture.
+
+    Returns
+    -------
+    tuple of 3 int
+        Red, green, blue.
+    """
+    if label == BACKGROUND:
+        return _SWATCH_BACKGROUND
+    if label == IGNORE_INDEX:
+        return _SWATCH_UNLABELLED
+    red, green, blue = (round(0.4 * 120 + 0.6 * int(value)) for value in build_palette()[label])
+    return red, green, blue
+
+
+def write_webp(path: Path, picture: Rgb, *, max_side: int, quality: int = 80) -> tuple[int, int]:
+    """Write a picture as WebP, scaled down to `max_side` pixels; equal pictures give equal bytes.
+
+    Returns
+    -------
+    tuple of 2 int
+        Height and width as written.
+    """
+    image = Image.fromarray(picture)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    image.save(path, format="WEBP", quality=quality, method=4)
+    return image.height, image.width
+
+
 def write_png(path: Path, picture: Rgb) -> None:
     """Write a picture as PNG; equal pictures give equal bytes."""
     Image.fromarray(picture).save(path, format="PNG", optimize=False, compress_level=6)
@@ -218,11 +248,8 @@ def _lay_out_legend(
     """Place legend entries in lines: name, colour, line number, left edge."""
     if not legend:
         return []
-    entries = [("background", _SWATCH_BACKGROUND), ("unlabelled", _SWATCH_UNLABELLED)]
-    palette = build_palette()
-    for name, class_id in legend:
-        red, green, blue = (round(0.4 * 120 + 0.6 * int(value)) for value in palette[class_id])
-        entries.append((name, (red, green, blue)))
+    entries = [("background", pick_swatch(BACKGROUND)), ("unlabelled", pick_swatch(IGNORE_INDEX))]
+    entries += [(name, pick_swatch(class_id)) for name, class_id in legend]
     placed, line, left = [], 0, _GAP
     for name, colour in entries:
         needed = 20 + round(_load_font(11).getlength(name)) + 18

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands import doctor, export, labels, pipeline, predict, serve
+from flows.commands import doctor, export, labels, pipeline, predict, report, serve
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
@@ -17,6 +17,7 @@ EXAMPLES = list_examples(
     ("dsrg run --rounds 3 --set train.lr=0.01", ""),
     ("dsrg stages", "what is up to date, what would run"),
     ("dsrg table", "the numbers of the last run"),
+    ("dsrg report --open", "all of it as one page"),
     ("dsrg labels restore birds-r2", "the pseudo-labels of an earlier run"),
 )
 EXIT_STATUS = """
@@ -29,7 +30,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-for group in (pipeline, predict, export, serve, labels, doctor):
+for group in (pipeline, report, predict, export, serve, labels, doctor):
     app.add_typer(group.app)
 
 

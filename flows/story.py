@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -23,9 +24,12 @@ from prefect.artifacts import (
 from flows.reach import find_api, is_there
 from flows.results import encode_panel, list_panels
 from tasks import console
+from tasks.page import PAGE, locate_mlflow
+from tasks.workspace import WORK
 
 RETRY_SECONDS = 60.0
 PLOT_SIDE = 900
+_SHOWN = 2  # pictures of each rank
 _silent_until = 0.0
 _said = False
 
@@ -92,7 +96,10 @@ class ProgressArtifact:
 
 
 def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, str]) -> None:
-    """Show the table, the summary with its links and the last round's panels, as artifacts.
+    """Show the table, the summary with its links, the report and the last round's panels, as artifacts.
+
+    Prefect has no artifact that shows HTML: the report is a link to its page in MLflow, where a server
+    shows it, and its ranked pictures.
 
     Parameters
     ----------
@@ -103,7 +110,7 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
     tracked : mapping
         Where MLflow keeps it: ``run_id``, ``experiment_id``, and ``url`` where its UI was named.
     """
-    from tasks.report import SUMMARY, list_rows
+    from tasks.summary import SUMMARY, list_rows
     from tasks.workspace import Workspace
 
     rows = list_rows(Workspace(root).read_json(SUMMARY, stage="report"))
@@ -111,8 +118,15 @@ def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, st
         names = ("of", "mIoU %", "labelled only", "fg precision", "fg recall", "coverage", "of reference")
         table = [dict(zip(names, row, strict=True)) for row in rows]
         tell(lambda: create_table_artifact(table, key="scores", description="against the true masks"))
-    page = "\n".join([*_list_links(experiment, tracked), "", _inline_plots(root / "reports" / "summary.md")])
+    lines = _list_links(root, experiment, tracked)
+    page = "\n".join([*lines, "", _inline_plots(root / "reports" / "summary.md")])
     tell(lambda: create_markdown_artifact(page, key="summary", description="numbers, links, commands"))
+    if link := locate_mlflow(tracked, artifact=PAGE):
+        text = "the report: one page with everything"
+        tell(lambda: create_link_artifact(link, key="report", link_text=text, description="in MLflow"))
+    if ranked := _list_ranked(root):
+        about = "best, median and worst val pictures"
+        tell(lambda: create_markdown_artifact(ranked, key="ranked-pictures", description=about))
     for panel in list_panels(root):
         _show_picture(panel, key=f"panel-{panel.stem}", description=str(panel.relative_to(root)))
 
@@ -138,14 +152,33 @@ def _inline_plots(report: Path) -> str:
     return re.sub(r"!\[([^]]*)\]\(([\w.-]+\.png)\)", inline, report.read_text(encoding="utf-8"))
 
 
-def _list_links(experiment: str | None, tracked: Mapping[str, str]) -> list[str]:
+def _list_ranked(root: Path) -> str:
+    """List the best, median and worst val pictures as a table in Markdown, two of each."""
+    from tasks.page import read_ranked
+
+    lines: list[str] = []
+    for group in read_ranked(root):
+        for picture in group["pictures"][:_SHOWN]:
+            tiles = picture["tiles"]
+            if not lines:
+                titles = [tile["title"] for tile in tiles]
+                lines = [f"| | {' | '.join(titles)} |", f"|---|{'---|' * len(titles)}"]
+            name = re.sub(r"([\\`*_{}\[\]<>|])", r"\\\1", picture["id"])
+            score = picture["iou"] if picture["iou"] is not None else 1 - picture["disagreement"]
+            shown = " | ".join(f"![{tile['title']}]({tile['source']})" for tile in tiles)
+            lines.append(f"| **{group['name']}** {100 * score:.1f} %<br>{name} | {shown} |")
+    return "\n".join(lines)
+
+
+def _list_links(root: Path, experiment: str | None, tracked: Mapping[str, str]) -> list[str]:
     lines = ["# Where it is", ""]
-    if url := tracked.get("url"):
-        place = f"{url}/#/experiments/{tracked['experiment_id']}/runs/{tracked['run_id']}"
-        place += "?workflowType=machine_learning"  # else MLflow's menus are those for language models
-        lines.append(f"- MLflow: [parameters, curves, pictures, model]({place})")
+    if place := locate_mlflow(tracked):
+        report = locate_mlflow(tracked, artifact=PAGE)
+        lines.append(f"- MLflow: [parameters, curves, pictures, model]({place}), [the report]({report})")
     elif tracked:
         lines.append(f"- MLflow: run `{tracked['run_id']}`; `make ui` shows it")
+    if (root / PAGE).exists() and WORK not in root.resolve().parts:  # else the folder ends with the run
+        lines.append(f"- the report, one page with everything: `{(root / PAGE).resolve()}`")
     if experiment:
         lines += [
             f"- bring params and results of this run back: `dvc exp apply {experiment}`",

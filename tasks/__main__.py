@@ -7,6 +7,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,7 +16,7 @@ from types import FrameType
 # as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from tasks import console
+from tasks import console, journal
 from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
 from tasks.lifetime import end_with_starter
@@ -73,7 +74,8 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
     params_file = root / "params.yaml"
     if not params_file.exists():
         read_params(params_file)  # the wrong folder: said before anything is written there
-    with hold_workspace(root, stage if round_key is None else f"{stage}@{round_key}"):
+    label = stage if round_key is None else f"{stage}@{round_key}"
+    with hold_workspace(root, label):
         params = read_params(params_file)
         if stage == "ingest":
             check_source(params, root)
@@ -83,8 +85,12 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
                 "run `dsrg rounds N` for more"
             )
         with fail_if_changed(root, params, stage, round_key):
+            began = time.monotonic()
             module = importlib.import_module(f"tasks.{stage}")
             module.run(params, Workspace(root), round_key=round_key)
+            seconds = round(time.monotonic() - began, 2)
+        facts = {"seconds": seconds, "machine": journal.describe_machine()}
+        journal.note(Workspace(root), label, facts)
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -14,17 +14,21 @@ from numpy.typing import NDArray
 
 from dsrg.labels import list_present
 from dsrg.metrics import count_pixels
-from dsrg.panels import Rgb, choose_rows, draw_panel, overlay, overlay_cam, stack_panels, write_png
+from dsrg.panels import choose_rows, draw_panel, overlay_cam, stack_panels, write_png
+from dsrg.ranking import rank_rows
 from dsrg.scaling import scale_maps
 from dsrg.scoring import summarise_labels
 from dsrg.store import ImageStore, Index, LabelStore, ScoreStore, count_cells
 from tasks import console, study
 from tasks.params import Params
-from tasks.prediction import draw_val, predict_rows, score_val
+from tasks.prediction import PictureScore, draw_val, predict_rows, score_pictures, summarise_val
 from tasks.shards import map_shards
+from tasks.tiles import INDEX, Column, list_colours, write_tiles
 from tasks.workspace import StageWork, Workspace
 
 _ROWS_PER_JOB = 64
+_UNSCORED = 100  # val pictures that are ranked where there is no truth, for which alone they are predicted
+_RANKED, _STEPS = 6, 3  # at most: pictures of each rank; train pictures whose every step is a tile
 _NAMES = {"cues": "cue", "seeds": "seed", "pseudo_labels": "pseudo_label"}
 _STAGES = {"cues": "cues", "seeds": "relabel@{}", "pseudo_labels": "refine@{}"}
 
@@ -81,7 +85,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     ``data/rounds/R/segmenter.safetensors``, ``data/rounds/R/seeds.zarr``,
     ``data/rounds/R/pseudo_labels.zarr``
 
-    Writes: ``metrics/rounds/R/evaluate.json``, ``data/rounds/R/panels/*.png``
+    Writes: ``metrics/rounds/R/evaluate.json``, ``data/rounds/R/panels/*.png``,
+    ``data/rounds/R/panels/tiles/*.webp``, ``data/rounds/R/panels/pictures.json``
     """
     from dsrg.models import load_segmenter, read_model_digest
 
@@ -102,12 +107,30 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         segmenter, _ = load_segmenter(inputs.segmenter)
         available = bool(truth.attributes["available"])
         summary: dict[str, Any] = {"available": available}
+        index = images.index
+        rows = [int(row) for row in index.rows("val")]
+        if not available:
+            rows = choose_rows(
+                rows, index.ids, index.image_labels, count=_UNSCORED if params.report.panels else 0
+            )
+        scores = score_pictures(
+            segmenter,
+            params,
+            work,
+            images=inputs.images,
+            truth=inputs.truth if available else None,
+            rows=rows,
+            description=name,
+        )
         if available:
             summary["train"] = score_train(inputs, params)
-            summary["val"] = score_val(
-                segmenter, params, work, images=inputs.images, truth=inputs.truth, description=name
-            )
-        draw_panels(inputs, params, work, segmenter, available=available)
+            summary["val"] = summarise_val(scores, index.classes)
+        folder = draw_panels(inputs, params, work, segmenter, available=available)
+        steps = write_steps(inputs, params, work, folder, available=available)
+        ranked = write_ranked(inputs, params, work, folder, scores.pictures, available=available)
+        workspace.write_json(
+            folder / INDEX, {**ranked, "steps": steps, "colours": list_colours(index.classes)}
+        )
         workspace.write_json(f"metrics/rounds/{round_key}/evaluate.json", summary)
         folder = work.publish("panels", f"data/rounds/{round_key}/panels")
     study.log_round(params, workspace, round_key)
@@ -146,8 +169,8 @@ def count_rows(job: CountJob) -> NDArray[np.int64]:
     return counts
 
 
-def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool) -> None:
-    """Draw the chosen pictures of both splits, one PNG each and one sheet per split.
+def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool) -> Path:
+    """Draw the chosen pictures of both splits, one PNG each and one sheet per split; return their folder.
 
     Files begin with a key that is the same in every round: ``train-00``.
     """
@@ -156,19 +179,16 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any,
     folder.mkdir(parents=True)
     index = ImageStore(inputs.images).index
     for split in ("train", "val"):
-        rows = choose_rows(
-            index.rows(split).tolist(), index.ids, index.image_labels, count=params.report.panels
-        )
+        rows = _choose_rows(index, params, split)
         if split == "val":
             description = f"evaluate@{inputs.round_key} panels"
             predict_rows(segmenter, params, work, images=inputs.images, rows=rows, description=description)
         panels = []
         for number, row in enumerate(rows):
-            columns = _list_columns(inputs, params, work, row, split=split)
-            if available:
-                size = index.sizes[row]
-                picture = columns[0][1]
-                columns.append(("truth", overlay(picture, inputs.open_truth().read(row, size))))
+            columns = [
+                (column.title, column.shown)
+                for column in _list_columns(inputs, params, work, row, split=split, available=available)
+            ]
             about: dict[str, Any] = {
                 "caption": _caption(index, row),
                 "legend": _legend(index, row, split),
@@ -180,25 +200,93 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any,
             panels.append(draw_panel(columns, **about))
         if panels:
             write_png(folder / f"{split}.png", stack_panels(panels))
+    return folder
+
+
+def write_steps(
+    inputs: Inputs, params: Params, work: StageWork, folder: Path, *, available: bool
+) -> list[dict[str, Any]]:
+    """Write the tiles of a few train pictures, from CAM to pseudo-label; describe them."""
+    index = ImageStore(inputs.images).index
+    steps = []
+    for number, row in enumerate(_choose_rows(index, params, "train")[:_STEPS]):
+        columns = _list_columns(inputs, params, work, row, split="train", available=available)
+        tiles = write_tiles(folder, f"steps-{number}", columns, index.classes)
+        steps.append({**_describe(index, row), "tiles": tiles})
+    return steps
+
+
+def write_ranked(
+    inputs: Inputs,
+    params: Params,
+    work: StageWork,
+    folder: Path,
+    scores: list[PictureScore],
+    *,
+    available: bool,
+) -> dict[str, Any]:
+    """Write the tiles of the best, median and worst val pictures; describe them and score all.
+
+    Ranked by IoU, or by how many pixels the CRF changes where there is no truth.
+
+    Returns
+    -------
+    dict
+        ``measure``: ``iou`` or ``disagreement``; ``pictures``: id and scores of all; ``ranked``: tiles.
+    """
+    index = ImageStore(inputs.images).index
+    measure = "iou" if available else "disagreement"
+    by_row = {score.row: score for score in scores}
+    groups = rank_rows(
+        {row: getattr(score, measure) for row, score in by_row.items()},
+        count=min(_RANKED, math.ceil(params.report.panels / 3)),
+        high_is_good=available,
+    )
+    ranked: dict[str, Any] = {}
+    for group, rows in groups.items():
+        ranked[group] = []
+        for number, row in enumerate(rows):
+            columns = _list_columns(inputs, params, work, row, split="val", available=available)
+            tiles = write_tiles(folder, f"{group}-{number}", columns, index.classes)
+            about = _describe(index, row) | _list_scores(by_row[row])
+            ranked[group].append({**about, "tiles": tiles})
+    pictures = [{"id": str(index.ids[row]), **_list_scores(score)} for row, score in by_row.items()]
+    return {"measure": measure, "pictures": pictures, "ranked": ranked}
+
+
+def _list_scores(score: PictureScore) -> dict[str, float]:
+    return {"iou": score.iou, "disagreement": score.disagreement}
+
+
+def _describe(index: Index, row: int) -> dict[str, Any]:
+    names = [name for name, held in zip(index.classes, index.image_labels[row], strict=True) if held]
+    return {"id": str(index.ids[row]), "classes": names}
+
+
+def _choose_rows(index: Index, params: Params, split: str) -> list[int]:
+    return choose_rows(index.rows(split).tolist(), index.ids, index.image_labels, count=params.report.panels)
 
 
 def _list_columns(
-    inputs: Inputs, params: Params, work: StageWork, row: int, *, split: str
-) -> list[tuple[str, Rgb]]:
+    inputs: Inputs, params: Params, work: StageWork, row: int, *, split: str, available: bool
+) -> list[Column]:
     images = ImageStore(inputs.images)
     size = images.index.sizes[row]
     picture = images.read_image(row)
-    columns: list[tuple[str, Rgb]] = [("picture", picture)]
+    columns = [Column("picture", picture)]
     if split == "val":
         raw, refined = draw_val(work, params, images=inputs.images, row=row)
-        return [*columns, ("prediction", overlay(picture, raw)), ("+ CRF", overlay(picture, refined))]
-    count = len(list_present(images.index.image_labels[row])) - 1
-    store = ScoreStore(inputs.cams, "cam", stage="cams")
-    cams = store.read(row, count, count_cells(size, int(store.attributes["stride"])))
-    columns.append(("CAM", overlay_cam(picture, scale_maps(cams, size))))
-    for kind, name in _NAMES.items():
-        title = {"cue": "cues", "seed": "seeds", "pseudo_label": "pseudo-label"}[name]
-        columns.append((title, overlay(picture, inputs.open_labels(kind).read(row, size))))
+        columns += [Column.lay("network", picture, raw), Column.lay("network + CRF", picture, refined)]
+    else:
+        count = len(list_present(images.index.image_labels[row])) - 1
+        store = ScoreStore(inputs.cams, "cam", stage="cams")
+        cams = store.read(row, count, count_cells(size, int(store.attributes["stride"])))
+        columns.append(Column("CAM", overlay_cam(picture, scale_maps(cams, size))))
+        for kind, name in _NAMES.items():
+            title = {"cue": "cues", "seed": "seeds", "pseudo_label": "pseudo-label"}[name]
+            columns.append(Column.lay(title, picture, inputs.open_labels(kind).read(row, size)))
+    if available:
+        columns.append(Column.lay("truth", picture, inputs.open_truth().read(row, size)))
     return columns
 
 

@@ -1,7 +1,8 @@
 """Predicting and scoring the val split with a segmenter: shared by ``evaluate`` and ``reference``.
 
 Pictures are predicted in this process, one after the other, and each prediction is kept on disk
-until it is scored; the CRF then runs over them in a pool. A killed run continues where it was.
+until the stage ends; the CRF then runs over them in a pool, and what it made is kept as well, for the
+panels. A killed run continues where it was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.metrics import count_pixels
+from dsrg.ranking import measure_disagreement, score_picture
 from dsrg.scoring import list_likely, refine_prediction, summarise_predictions
 from dsrg.store import ImageStore, LabelStore
 from tasks import console
@@ -32,7 +34,9 @@ class ScoreJob:
 
     Attributes
     ----------
-    images, truth, predictions : Path
+    images, predictions : Path
+    truth : Path or None
+        None where there is no truth.
     rows : tuple of int
     num_classes : int
         ``C``, background included.
@@ -41,17 +45,62 @@ class ScoreJob:
     """
 
     images: Path
-    truth: Path
+    truth: Path | None
     predictions: Path
     rows: tuple[int, ...]
     num_classes: int
     crf: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class PictureScore:
+    """How one picture was predicted.
+
+    Attributes
+    ----------
+    row : int
+    iou : float
+        Of the network with the CRF, see `dsrg.ranking.score_picture`; NaN where there is no truth.
+    disagreement : float
+        Share of the pixels whose class the CRF changes.
+    """
+
+    row: int
+    iou: float
+    disagreement: float
+
+
+@dataclass
+class Scores:
+    """Counts of some pictures, (2, C, C + 1) int64 as predicted and with the CRF, and each one's score."""
+
+    counts: NDArray[np.int64]
+    pictures: list[PictureScore]
+
+
 def score_val(
     segmenter: Any, params: Params, work: StageWork, *, images: Path, truth: Path, description: str
 ) -> dict[str, Any]:
-    """Score a segmenter on the val split, as it is and with a CRF.
+    """Score a segmenter on the val split, as it is and with a CRF; see `score_pictures`, `summarise_val`."""
+    index = ImageStore(images).index
+    rows = [int(row) for row in index.rows("val")]
+    scores = score_pictures(
+        segmenter, params, work, images=images, truth=truth, rows=rows, description=description
+    )
+    return summarise_val(scores, index.classes)
+
+
+def score_pictures(
+    segmenter: Any,
+    params: Params,
+    work: StageWork,
+    *,
+    images: Path,
+    truth: Path | None,
+    rows: list[int],
+    description: str,
+) -> Scores:
+    """Predict pictures and compare them with the truth, if there is one, and with what the CRF makes of them.
 
     Parameters
     ----------
@@ -61,18 +110,16 @@ def score_val(
         ``evaluate`` (scales, flip, CRF) and ``compute``.
     work : StageWork
         Keeps predictions and finished pictures until the stage ends.
-    images, truth : Path
-        ``images.zarr`` and ``truth.zarr``.
+    images : Path
+        ``images.zarr``.
+    truth : Path or None
+        The true masks; None leaves all counts at 0.
+    rows : list of int
+        Which pictures.
     description : str
         Shown with the progress.
-
-    Returns
-    -------
-    dict
-        ``raw`` and ``crf``, each as of `dsrg.scoring.summarise_predictions`; ``images``: how many.
     """
     index = ImageStore(images).index
-    rows = [int(row) for row in index.rows("val")]
     predict_rows(segmenter, params, work, images=images, rows=rows, description=f"{description} predict")
     jobs = [
         ScoreJob(
@@ -85,15 +132,28 @@ def score_val(
         )
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]
-    counts = np.zeros((2, index.num_classes, index.num_classes + 1), np.int64)
+    scores = Scores(np.zeros((2, index.num_classes, index.num_classes + 1), np.int64), [])
     for part in map_shards(
         score_rows, jobs, workers=params.compute.workers, description=f"{description} crf"
     ):
-        counts += part
+        scores.counts += part.counts
+        scores.pictures += part.pictures
+    scores.pictures.sort(key=lambda picture: picture.row)
+    return scores
+
+
+def summarise_val(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Summarise scores of the val split.
+
+    Returns
+    -------
+    dict
+        ``raw`` and ``crf``, each as of `dsrg.scoring.summarise_predictions`; ``images``: how many.
+    """
     return {
-        "images": len(rows),
-        "raw": summarise_predictions(counts[0], index.classes),
-        "crf": summarise_predictions(counts[1], index.classes),
+        "images": len(scores.pictures),
+        "raw": summarise_predictions(scores.counts[0], classes),
+        "crf": summarise_predictions(scores.counts[1], classes),
     }
 
 
@@ -130,22 +190,35 @@ def predict_rows(
 def read_prediction(
     folder: Path, row: int, image: NDArray[np.uint8], *, crf: dict[str, Any]
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read one picture's predicted label map and refine it: both (H, W) uint8."""
+    """Read one picture's predicted label map and refine it, once: both (H, W) uint8."""
     with np.load(_file(folder, row)) as kept:
-        ids, probs, label = kept["ids"], kept["probs"].astype(np.float32), kept["label"]
-    return label, refine_prediction(probs, ids, image, crf=crf)
+        label = kept["label"]
+        refined = folder / f"{row}.refined.npz"
+        if refined.exists():
+            with np.load(refined) as done:
+                return label, done["label"]
+        refined_label = refine_prediction(kept["probs"].astype(np.float32), kept["ids"], image, crf=crf)
+    partial = folder / f"{row}.refined.partial.npz"
+    np.savez(partial, label=refined_label)
+    os.replace(partial, refined)
+    return label, refined_label
 
 
-def score_rows(job: ScoreJob) -> NDArray[np.int64]:
-    """Refine and count the pictures of one job: (2, C, C + 1) int64, as predicted and with the CRF."""
-    images, truth = ImageStore(job.images), LabelStore(job.truth, "gt_label", stage="ingest")
-    counts = np.zeros((2, job.num_classes, job.num_classes + 1), np.int64)
+def score_rows(job: ScoreJob) -> Scores:
+    """Refine, count and score the pictures of one job."""
+    images = ImageStore(job.images)
+    truth = LabelStore(job.truth, "gt_label", stage="ingest") if job.truth else None
+    scores = Scores(np.zeros((2, job.num_classes, job.num_classes + 1), np.int64), [])
     for row in job.rows:
-        gt_label = truth.read(row, images.index.sizes[row])
         label_maps = read_prediction(job.predictions, row, images.read_image(row), crf=job.crf)
-        for number, label_map in enumerate(label_maps):
-            counts[number] += count_pixels(gt_label, label_map, num_classes=job.num_classes)
-    return counts
+        iou = float("nan")
+        if truth is not None:
+            gt_label = truth.read(row, images.index.sizes[row])
+            counts = [count_pixels(gt_label, one, num_classes=job.num_classes) for one in label_maps]
+            scores.counts += np.stack(counts)
+            iou = score_picture(counts[1])
+        scores.pictures.append(PictureScore(row, iou, measure_disagreement(*label_maps)))
+    return scores
 
 
 def draw_val(

@@ -10,17 +10,20 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tasks import console, tracking
+from tasks import console, journal, tracking
 from tasks.errors import UserError, describe_os_error
+from tasks.page import PAGE, write_page
 from tasks.params import Params, read_params
 from tasks.tracking_places import locate_pages
 from tasks.workspace import WORK, Workspace
@@ -39,7 +42,7 @@ def log_study(params: Params, workspace: Workspace) -> None:
     Reads: ``metrics/``, ``reports/``, ``data/rounds/R/panels``, the last ``segmenter.safetensors``,
     ``params.yaml``, ``dvc.lock``
 
-    Writes: ``.work/tracked.json``
+    Writes: ``report.html``, ``.work/tracked.json``, ``.work/journal.json``
 
     Raises
     ------
@@ -57,7 +60,8 @@ def log_study(params: Params, workspace: Workspace) -> None:
         run.log_points(points)
         for key in params.round_keys:
             _log_panels(run, workspace, key, step=_number(params, key), place=Path(place))
-        _log_report(run, workspace, place=Path(place))
+        _note_run(run, workspace)
+        _log_report(run, workspace, page=write_page(params, workspace), place=Path(place))
         _log_model(run, params, workspace, points, step=len(params.rounds))
         run.ended = int(workspace.path("metrics/summary.json").stat().st_mtime * 1000)
     _write_place(run, workspace)
@@ -199,14 +203,30 @@ def _log_panels(run: tracking.Run, workspace: Workspace, key: str, *, step: int,
     run.set_tags({"mlflow.loggedImages": "True"})
 
 
-def _log_report(run: tracking.Run, workspace: Workspace, *, place: Path) -> None:
+def _note_run(run: tracking.Run, workspace: Workspace) -> None:
+    """Note where the run is and what it was made from, for the page; what was noted first stays."""
+    facts: dict[str, Any] = {"made": datetime.now().astimezone().isoformat(timespec="seconds")}
+    facts |= tracking.describe_code(workspace)
+    once = list(facts)
+    facts |= {
+        "experiment": os.environ.get("DSRG_EXPERIMENT"),
+        "flow_run_url": os.environ.get("DSRG_FLOW_RUN_URL"),
+    }
+    if run.reached:
+        facts |= {"run_id": run.run_id, "experiment_id": run.experiment_id, "url": locate_pages()}
+    journal.note(workspace, journal.STUDY, facts, once=once)
+
+
+def _log_report(run: tracking.Run, workspace: Workspace, *, page: Path, place: Path) -> None:
     reports, written = workspace.path("reports"), workspace.path("params.yaml")
     if written.is_file():
         run.log_files("params", {"params.yaml": written})
-    page = reports / "summary.md"
-    if page.is_file():  # the table, as the run's description
-        run.set_tags({"mlflow.note.content": page.read_text(encoding="utf-8").partition("## ")[0][:_NOTE]})
+    table = reports / "summary.md"
+    if table.is_file():  # as the run's description
+        run.set_tags({"mlflow.note.content": table.read_text(encoding="utf-8").partition("## ")[0][:_NOTE]})
     files = {f"reports/{path.name}": path for path in sorted(reports.glob("*")) if path.is_file()}
+    files.pop(f"reports/{PAGE}", None)  # the same page, but for what only the whole one tells
+    files[PAGE] = page
     files |= _prepare_images({path.stem: path for path in reports.glob("*.png")}, step=0, place=place)
     run.log_files("report", files | {"metrics/summary.json": workspace.path("metrics/summary.json")})
 

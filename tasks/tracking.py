@@ -354,8 +354,23 @@ def _list_tags(workspace: Workspace, stage: str) -> dict[str, str]:
     return tags
 
 
+def describe_code(workspace: Workspace) -> dict[str, Any]:
+    """Describe the code: ``commit``, and ``changed`` if it differs from it; empty without git."""
+    commit = _read_commit(workspace.root)
+    if commit is None:
+        return {}
+    changed = _ask_git(
+        workspace.root, "diff", "--name-only", "HEAD", "--", "dsrg", "tasks", "flows", "dvc.yaml"
+    )
+    return {"commit": commit, "changed": bool(changed)}
+
+
 def _read_commit(root: Path) -> str | None:
-    command = ["git", "-C", str(root), "rev-parse", "--verify", "--quiet", "HEAD"]
+    return _ask_git(root, "rev-parse", "--verify", "--quiet", "HEAD")
+
+
+def _ask_git(root: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(root), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (FileNotFoundError, subprocess.CalledProcessError):

@@ -17,6 +17,7 @@ INFRASTRUCTURE = frozenset(
         "console",
         "errors",
         "graph",
+        "journal",
         "lifetime",
         "locking",
         "params",

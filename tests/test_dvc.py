@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
-from source_code import FLOORS, INFRASTRUCTURE, collect_code
+from source_code import FLOORS, INFRASTRUCTURE, PROJECT, collect_code
 
 from tasks.__main__ import STAGES
+from tasks.changes import DEFAULTS
+from tasks.page import TEMPLATES
 from tasks.plot_rows import list_plots
 from tasks.schema import SYNTHETIC_PATH
 
@@ -71,10 +73,16 @@ def test_a_stage_runs_its_own_command(stage: Any, graph: dict[str, Any]):
 
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_a_stage_depends_on_the_code_it_imports(stage: str, graph: dict[str, Any]):
-    listed = {dep for dep in spec_of(graph, stage)["deps"] if dep.split("/")[0] in FLOORS}
+    deps = spec_of(graph, stage)["deps"]
+    listed = {dep for dep in deps if dep.split("/")[0] in FLOORS and dep.endswith(".py")}
     needed = collect_code(Path(f"tasks/{stage}.py"), stop=NO_RESULT)
     # the drawn source is a dependency by its params: source.path
     assert listed == needed - {SYNTHETIC_PATH}
+
+
+def test_the_report_depends_on_the_files_its_page_is_made_of(graph: dict[str, Any]):
+    for place in (TEMPLATES, DEFAULTS):
+        assert place.relative_to(PROJECT).as_posix() in graph["report"]["deps"]
 
 
 def test_only_scoring_stages_are_given_the_truth(graph: dict[str, Any]):

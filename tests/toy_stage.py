@@ -39,7 +39,11 @@ def run_toy(stage: str, params: Params, workspace: Workspace, round_key: str | N
 
     def resolve(text: str) -> str:
         item = values["rounds"].get(round_key, {})
-        names = {"key": round_key, "source.path": values["source"]["path"]}
+        names = {
+            "key": round_key,
+            "source.path": values["source"]["path"],
+            "final_round": values["final_round"],
+        }
         names |= {f"item.{name}": value for name, value in item.items()}
         return re.sub(r"\$\{([^}]+)\}", lambda match: str(names[match[1]]), text)
 

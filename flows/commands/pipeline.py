@@ -131,7 +131,7 @@ def stages(json: Json = False, root: Root = Path()) -> None:
 def table(json: Json = False, root: Root = Path()) -> None:
     """Print the numbers of the last run."""
     if json:
-        from tasks.report import SUMMARY
+        from tasks.summary import SUMMARY
         from tasks.workspace import Workspace
 
         console.print_json(Workspace(root).read_json(SUMMARY, stage="report"))
@@ -141,11 +141,14 @@ def table(json: Json = False, root: Root = Path()) -> None:
 
 def _show_results(root: Path) -> None:
     from flows.results import list_panels
-    from tasks.report import SUMMARY, list_rows, print_scores
+    from tasks.page import PAGE
+    from tasks.summary import SUMMARY, list_rows, print_scores
     from tasks.tracking_places import locate_pages
     from tasks.workspace import Workspace
 
     print_scores(list_rows(Workspace(root).read_json(SUMMARY, stage="report")))
+    if (root / PAGE).exists():
+        console.say(f"report   {root / PAGE}")
     panels = list_panels(root)
     if panels:
         console.say(f"panels   {', '.join(str(panel) for panel in panels)}")

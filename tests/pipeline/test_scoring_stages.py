@@ -250,7 +250,7 @@ def test_a_round_is_logged_under_its_number(evaluated: Workspace, recorder: Reco
 def test_the_same_inputs_give_the_same_bytes(evaluated: Workspace, params: Params) -> None:
     def read_all() -> dict[str, bytes]:
         files = [
-            *evaluated.path("data/rounds/1/panels").iterdir(),
+            *(file for file in evaluated.path("data/rounds/1/panels").rglob("*") if file.is_file()),
             evaluated.path("metrics/rounds/1/evaluate.json"),
         ]
         return {file.name: file.read_bytes() for file in files}
@@ -275,8 +275,8 @@ def test_a_killed_evaluation_continues_and_ends_in_the_same_numbers(
     monkeypatch.setattr(evaluate, "draw_panels", stop)
     with pytest.raises(InterruptedError):
         evaluate.run(params, workspace, round_key="1")
-    kept = list(workspace.path(".work").rglob("*.npz"))
-    assert len(kept) == 2
+    kept = sorted(path.name for path in workspace.path(".work").rglob("*.npz"))
+    assert kept == ["3.npz", "3.refined.npz", "4.npz", "4.refined.npz"]
     assert not workspace.path("metrics/rounds/1/evaluate.json").exists()
     monkeypatch.setattr(evaluate, "draw_panels", whole)
     monkeypatch.setattr("dsrg.inference.predict_probs", stop)
