@@ -6,14 +6,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands import doctor, export, labels, pipeline, predict, report, serve
+from flows.commands import check, doctor, export, labels, pipeline, predict, report, serve
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
 
 EXAMPLES = list_examples(
     ("dsrg run", "what params.yaml says; the first time, drawn pictures"),
-    ("dsrg run ~/birds", "your own pictures"),
+    ("dsrg check ~/birds", "your own pictures: what is wrong with them, what would be made of them"),
+    ("dsrg run ~/birds", "run on them"),
     ("dsrg run --rounds 3 --set train.lr=0.01", ""),
     ("dsrg stages", "what is up to date, what would run"),
     ("dsrg table", "the numbers of the last run"),
@@ -30,7 +31,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-for group in (pipeline, report, predict, export, serve, labels, doctor):
+for group in (check, pipeline, report, predict, export, serve, labels, doctor):
     app.add_typer(group.app)
 
 
