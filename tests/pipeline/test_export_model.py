@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tiny_drawing import run_dsrg
+from PIL import Image
+from tiny_drawing import PROJECT, run_dsrg
 from tiny_folder import draw_picture
 
 from dsrg import exporting
 from dsrg.exporting import Agreement
 from flows.cli import app, guard
-from tasks.export_model import choose_format, choose_pictures
+from tasks.export_model import choose_format, choose_pictures, export_model
 
 
 def test_export_checks_the_file_and_says_so(drawing_workspace: Path, tmp_path: Path):
@@ -93,3 +98,24 @@ def test_a_file_is_compared_on_val_pictures_of_many_sizes():
     assert max(batches[0].shape[1:3]) == 64
     assert len(batches[-1]) == 2
     assert not np.array_equal(*batches[-1])
+
+
+def test_the_programs_of_the_documentation_run(drawing_workspace: Path, tmp_path: Path):
+    text = (PROJECT / "docs/predict-and-export.md").read_text(encoding="utf-8")
+    programs = re.findall(r"^```python\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    shutil.copy(drawing_workspace / "model.onnx", tmp_path / "birds.onnx")
+    export_model(drawing_workspace, tmp_path / "birds.pt2", kind=None, round_key=None)
+    Image.fromarray(draw_picture(0, 64, 48)).save(tmp_path / "a.jpg")
+    assert ["onnxruntime" in program for program in programs] == [True, False]
+    for program in programs:
+        done = subprocess.run(
+            [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        if "onnxruntime" in program:
+            shares = dict(line.split() for line in done.stdout.splitlines())
+            assert shares.keys() == {"background", "cat", "dog"}
+            assert sum(map(float, shares.values())) == pytest.approx(1)
+    with Image.open(tmp_path / "a.png") as mask:
+        assert (mask.mode, mask.size) == ("P", (48, 64))
+        assert len(np.unique(np.asarray(mask))) > 1
