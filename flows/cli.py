@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands import check, labels, pipeline, serve
+from flows.commands import check, download, labels, pipeline, serve
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
@@ -30,7 +30,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-for group in (check, pipeline, serve, labels):
+for group in (check, pipeline, serve, labels, download):
     app.add_typer(group.app)
 
 
