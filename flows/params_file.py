@@ -81,9 +81,11 @@ def edit_params(
 
 def _forget_kind(source: Any, settings: Sequence[str]) -> None:
     """Forget what concerned the former kind of source only, unless it is set in the same breath."""
-    for key, default in (("image_labels", "xml"), ("categories", [])):
-        if not any(setting.startswith(f"source.{key}=") for setting in settings) and source[key] != default:
-            source[key] = default
+    given = {setting.partition("=")[0] for setting in settings}
+    if "source.image_labels" not in given:
+        source["image_labels"] = "xml"
+    if "source.categories" not in given:
+        _fill(source["categories"], [])
 
 
 def find_kind(folder: Path) -> str:
@@ -148,6 +150,12 @@ def _put(values: Any, key: str, value: Any, origin: str, file: str = "params.yam
     if isinstance(old, float) and type(value) is int:
         value = float(value)  # 1 for 1.0 means the same, but would not be found in DVC's run cache
     if isinstance(old, list) and isinstance(value, list):
-        old[:] = value
+        _fill(old, value)
     else:
         place[last] = value
+
+
+def _fill(old: Any, value: list[Any]) -> None:
+    """Change a list in its place and on its line: ruamel would spread one that was empty over several."""
+    old[:] = value
+    old.fa.set_flow_style()

@@ -190,7 +190,9 @@ def _describe(settled: Settled, decoded: _Decoded, whole: Sequence[int], params:
         **summary,
         "duplicates": duplicates,
         "warnings": list(_warn(summary, duplicates, strict=params.ingest.strict)),
-        "estimate": estimate_run(params, index, ingest_seconds=decoded.seconds),
+        "estimate": estimate_run(
+            params, index, ingest_seconds=decoded.seconds, has_masks=source.gt_available
+        ),
     }
 
 

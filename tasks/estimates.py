@@ -1,9 +1,11 @@
 """Rough time, disk and memory of a run with the current params, for ``dsrg check``.
 
-The constants were measured on two cores of a server CPU without AVX-512 matrix units, as user and system
-time of ``python -m tasks STAGE`` on 16 and on 64 drawn pictures of 256 x 256 (params.yaml as it comes,
-EfficientNet-Lite0): the difference is what a picture costs, the rest what a stage costs to start. Trunks
-were compared by one training step and one prediction at 224 x 224. Expect half to twice of what is said.
+How the constants were measured: user and system time of ``python -m tasks STAGE`` on 16 and on 64 drawn
+pictures of 256 x 256, params.yaml as it comes (EfficientNet-Lite0), two cores of a server CPU; what a
+picture costs is the difference, over what it is made of (epochs, views, area). As the machine was not idle,
+all were then scaled by 0.85, so that two runs timed on it when it was say what they took: 6.7 minutes for
+120 + 40 drawn pictures, 20 minutes for 632 + 200 photographs. Trunks were compared by one training step and
+one prediction at 224 x 224. Expect half to twice of what is said.
 """
 
 from __future__ import annotations
@@ -19,22 +21,22 @@ from tasks.shards import count_workers
 
 _REFERENCE_AREA = 256 * 256
 # CPU seconds of one picture of that area: per epoch (training), per view (prediction), or once.
-_CLASSIFY, _TRAIN, _RETRAIN = 0.16, 0.22, 0.16
-_CAMS, _PREDICT = 0.05, 0.05
-_CUES, _REFINE, _SCORE, _BASELINE = 0.1, 0.1, 0.2, 0.3
-_START = 5.0  # seconds before a stage's first picture
+_CLASSIFY, _TRAIN, _RETRAIN = 0.13, 0.14, 0.13
+_CAMS, _PREDICT = 0.047, 0.038
+_CUES, _REFINE, _SCORE, _BASELINE = 0.17, 0.07, 0.2, 0.8
+_START = 4.0  # seconds before a stage's first picture
 _BUSY = 0.85  # share of the cores that is at work
 # How much longer the trunks take than EfficientNet-Lite0, to train and to predict.
 _TRAINING = {"efficientnet_lite0": 1.0, "resnet50": 2.7, "resnet101": 4.3, "vgg16": 4.6}
 _PREDICTING = {"efficientnet_lite0": 1.0, "resnet50": 4.9, "resnet101": 8.0, "vgg16": 8.2}
 # Bytes: of a stored pixel (picture and CAMs; seeds, probabilities and pseudo-labels of a round), of a round's
-# network and panels, of torch by itself, of a training step by pixel, of a worker by itself.
-_IMAGE_BYTES, _ROUND_BYTES, _ROUND_FIXED = 2.8, 0.5, 22e6
+# network and panels, of the classifier, of torch by itself, of a training step by pixel, of a worker by itself.
+_IMAGE_BYTES, _ROUND_BYTES, _ROUND_FIXED, _CLASSIFIER = 2.8, 0.5, 22e6, 13e6
 _TORCH_BYTES, _STEP_BYTES, _WORKER_BYTES = 0.7e9, 2100, 150e6
 _GB = 1e9
 
 
-def estimate_run(params: Params, index: Index, *, ingest_seconds: float) -> dict[str, Any]:
+def estimate_run(params: Params, index: Index, *, ingest_seconds: float, has_masks: bool) -> dict[str, Any]:
     """Estimate what a run of the whole pipeline needs, on the CPU.
 
     Parameters
@@ -44,6 +46,8 @@ def estimate_run(params: Params, index: Index, *, ingest_seconds: float) -> dict
         The pictures as ingest would store them.
     ingest_seconds : float
         How long decoding all of them took just now.
+    has_masks : bool
+        Whether anything can be scored.
 
     Returns
     -------
@@ -54,7 +58,7 @@ def estimate_run(params: Params, index: Index, *, ingest_seconds: float) -> dict
     cores = count_workers(params.compute.workers)
     seconds: dict[str, float] | None = None
     if params.backbone.name in _TRAINING:
-        stages = dict(_list_stages(params, index))
+        stages = dict(_list_stages(params, index, has_masks=has_masks))
         seconds = {name: _START + cpu / (cores * _BUSY) for name, cpu in stages.items()}
         seconds = {"ingest": _START + ingest_seconds, **seconds}
         seconds["total"] = sum(seconds.values())
@@ -79,7 +83,7 @@ def estimate_run(params: Params, index: Index, *, ingest_seconds: float) -> dict
     }
 
 
-def _list_stages(params: Params, index: Index) -> Iterator[tuple[str, float]]:
+def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[tuple[str, float]]:
     """List stages with the CPU seconds that their pictures cost."""
     train, val = len(index.rows("train")), len(index.rows("val"))
     area = float(np.prod(index.sizes, axis=1).mean()) / _REFERENCE_AREA
@@ -96,7 +100,7 @@ def _list_stages(params: Params, index: Index) -> Iterator[tuple[str, float]]:
     views = count_views(params.cams.scales, params.cams.flip) * scale_crop(params.cams.size)
     yield "cams", train * views * predicting * _CAMS
     yield "cues", train * area * _CUES
-    yield "baseline", train * area * _BASELINE
+    yield "baseline", train * area * _BASELINE * has_masks
     crop = scale_crop(params.train.crop_size)
     for key in params.round_keys:
         if params.rounds[key].schedule == "train":
@@ -107,8 +111,11 @@ def _list_stages(params: Params, index: Index) -> Iterator[tuple[str, float]]:
         yield f"relabel@{key}", train * views * predicting * _PREDICT
         yield f"refine@{key}", train * area * _REFINE
         views = count_views(params.evaluate.scales, params.evaluate.flip) * area
-        yield f"evaluate@{key}", (val * views * predicting * _PREDICT + (train + val) * area * _SCORE)
-    if params.reference.enabled:
+        yield (
+            f"evaluate@{key}",
+            (val * views * predicting * _PREDICT + (train + val) * area * _SCORE) * has_masks,
+        )
+    if params.reference.enabled and has_masks:
         schedules = [params.rounds[key].schedule for key in params.round_keys]
         epochs = sum(params.train.epochs if s == "train" else params.retrain.epochs for s in schedules)
         yield "reference", train * epochs * crop * training * _RETRAIN
@@ -117,7 +124,7 @@ def _list_stages(params: Params, index: Index) -> Iterator[tuple[str, float]]:
 def _estimate_disk(params: Params, index: Index) -> int:
     pixels = float(np.prod(index.sizes, axis=1).sum())
     rounds = len(params.rounds)
-    return int(pixels * (_IMAGE_BYTES + rounds * _ROUND_BYTES) + rounds * _ROUND_FIXED)
+    return int(pixels * (_IMAGE_BYTES + rounds * _ROUND_BYTES) + rounds * _ROUND_FIXED + _CLASSIFIER)
 
 
 def _estimate_memory(params: Params, cores: int) -> int:

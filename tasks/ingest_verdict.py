@@ -22,6 +22,10 @@ _ADD = {
     "labels.csv": "has no row in labels.csv: add one",
     "labels.json": "has no entry in labels.json: add one",
 }
+_NAME_ONE = {
+    "folder": "no class is named: name one, write `background` if it holds none",
+    "voc": "no object is named in its annotation: name one",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,8 +90,8 @@ def _list_gaps(source: Source) -> Iterator[str]:
         yield f"{name}: {_ADD[source.home]}, or leave such pictures out by ingest.strict=false"
     for name in source.without_class:
         yield (
-            f"{name}: no class is named: name one, write `background` if it holds none, "
-            "or take all such pictures for background by ingest.strict=false"
+            f"{name}: {_NAME_ONE.get(source.kind, _NAME_ONE['folder'])}, or take all such pictures for "
+            "background by ingest.strict=false"
         )
 
 
