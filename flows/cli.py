@@ -6,11 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-<<<<<<< HEAD
-from flows.commands import check, doctor, export, labels, pipeline, predict, report, serve
-=======
-from flows.commands import check, download, labels, pipeline, serve
->>>>>>> sources
+from flows.commands import check, doctor, download, export, labels, pipeline, predict, report, serve
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
@@ -35,11 +31,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-<<<<<<< HEAD
-for group in (check, pipeline, report, predict, export, serve, labels, doctor):
-=======
-for group in (check, pipeline, serve, labels, download):
->>>>>>> sources
+for group in (check, pipeline, report, predict, export, download, serve, labels, doctor):
     app.add_typer(group.app)
 
 
