@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
 
 _MIN_NUMBERS = 6
+_FARTHEST = 100_000  # pycocotools walks along every edge: one wild number would fill the memory
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ def pack_outline(segmentation: Any) -> Outline | None:
             raise ValueError("a polygon must be a flat list of numbers x, y, x, y, ...") from None
         if numbers.ndim != 1 or len(numbers) % 2 or not np.isfinite(numbers).all():
             raise ValueError(f"a polygon must hold pairs x, y, got {numbers.size} numbers")
+        if np.abs(numbers).max(initial=0) > _FARTHEST:
+            raise ValueError(f"a polygon has a corner farther out than {_FARTHEST} pixels")
         if len(numbers) >= _MIN_NUMBERS:
             polygons.append(numbers.tobytes())
     return Outline(polygons=tuple(polygons))

@@ -115,7 +115,7 @@ def test_what_does_not_belong_together_is_no_experiment(two_runs: Path):
     change_params(two_runs, cams__flip=False)
     said: list[str] = []
     assert save_experiment(two_runs, "third", say=said.append) is None
-    assert said[0].startswith("not kept as a DVC experiment: cams changed since: `dsrg run`")
+    assert said[0].startswith("not kept as a DVC experiment: cams, report changed since: `dsrg run`")
 
 
 def test_without_git_or_commit_the_reason_is_told(toy_project: Path):

@@ -100,6 +100,7 @@ def test_a_file_is_compared_on_val_pictures_of_many_sizes():
     assert not np.array_equal(*batches[-1])
 
 
+@pytest.mark.slow
 def test_the_programs_of_the_documentation_run(drawing_workspace: Path, tmp_path: Path):
     text = (PROJECT / "docs/predict-and-export.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```python\n(.+?)^```", text, flags=re.MULTILINE | re.DOTALL)

@@ -136,6 +136,7 @@ def test_the_flow_runs_what_a_change_reaches_and_restores_what_was_before(done: 
     assert labels.read_text() == before
 
 
+@pytest.mark.slow
 def test_a_third_round_through_the_flow_runs_only_itself_and_what_sums_up(done: Path):
     edit_params(done, rounds=3)
     states = run_flow(done)

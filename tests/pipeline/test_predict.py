@@ -304,6 +304,7 @@ def test_the_champion_of_mlflow_draws(
         open_model("models:/fish@champion", root=drawing_workspace, device="cpu")
 
 
+@pytest.mark.slow
 def test_the_deployment_predicts_with_the_same_code(
     drawing_workspace: Path, photos: Path, prefect_server: None, monkeypatch: pytest.MonkeyPatch
 ):

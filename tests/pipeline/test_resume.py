@@ -69,6 +69,7 @@ def read_first_step(output: str, description: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 def test_a_killed_training_continues_from_its_checkpoint(tiny_run: Path, tmp_path: Path) -> None:
     params = build_params(train={"epochs": 4})
     places = ["data/rounds/1/segmenter.safetensors", "metrics/rounds/1/train.json"]

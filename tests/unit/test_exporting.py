@@ -84,6 +84,7 @@ def test_backbones_draw_the_same_in_every_format(
     assert len(found.sizes) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.load` is:FutureWarning")
 @pytest.mark.parametrize("kind", ["torchscript", "exported"])
 def test_the_usual_network_draws_the_same_in_formats_of_torch(

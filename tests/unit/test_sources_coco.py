@@ -199,6 +199,10 @@ def test_outlines_change_nothing_but_the_truth(root: Path) -> None:
         (annotate(7, 99, SQUARE), "annotations[0] (`a.jpg`): `category_id` 99 is no category's id"),
         ({"image_id": 7}, "annotations[0]: must have an `image_id` and a `category_id`"),
         (
+            annotate(7, 17, [[1, 2, 3, 4, 5e9, 6]]),
+            "annotations[0] (`a.jpg`): a polygon has a corner farther out",
+        ),
+        (
             annotate(7, 17, [[1, 2, 3, 4, 5, 6, 7]]),
             "annotations[0] (`a.jpg`): a polygon must hold pairs x, y",
         ),
