@@ -53,7 +53,7 @@ def guard(command: Callable[[], Any]) -> int:
 
 def main() -> None:
     """Run the command line."""
-    sys.exit(guard(app))
+    sys.exit(guard(lambda: app(prog_name="dsrg")))
 
 
 if __name__ == "__main__":
