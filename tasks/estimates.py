@@ -30,7 +30,7 @@ _BUSY = 0.85  # share of the cores that is at work
 _TRAINING = {"efficientnet_lite0": 1.0, "resnet50": 2.7, "resnet101": 4.3, "vgg16": 4.6}
 _PREDICTING = {"efficientnet_lite0": 1.0, "resnet50": 4.9, "resnet101": 8.0, "vgg16": 8.2}
 # Bytes: of a stored pixel (picture and CAMs; seeds, probabilities and pseudo-labels of a round), of a round's
-# network and panels, of the classifier, of torch by itself, of a training step by pixel, of a worker by itself.
+# network and panels, of the classifier, of torch by itself, of a training step by pixel, of a worker.
 _IMAGE_BYTES, _ROUND_BYTES, _ROUND_FIXED, _CLASSIFIER = 2.8, 0.5, 22e6, 13e6
 _TORCH_BYTES, _STEP_BYTES, _WORKER_BYTES = 0.7e9, 2100, 150e6
 _GB = 1e9
