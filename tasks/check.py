@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from dsrg.duplicates import find_near_duplicates
 from dsrg.sources import Source, SourceError, detect_kind
-from dsrg.sources.base import SPLITS
+from dsrg.sources.base import SPLITS, count_things
 from dsrg.sources.checks import check_index, summarise_data
 from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS, iterate_shards
 from tasks.errors import UserError
@@ -254,29 +254,31 @@ def _warn(summary: dict[str, Any], duplicates: dict[str, Any], *, strict: bool) 
         yield f"fewer than {_FEW} training pictures: {', '.join(few)}"
     if duplicates["across_splits"]:
         yield (
-            f"{duplicates['across_splits']} pairs of equal or nearly equal pictures stand in both splits: "
+            f"{count_things(duplicates['across_splits'], 'pair')} of equal or nearly equal pictures in both "
+            "splits: "
             "scores will look better than they are; keep each pair on one side"
         )
     if duplicates["of_other_classes"]:
         yield (
-            f"{duplicates['of_other_classes']} pairs of equal or nearly equal pictures have different "
-            "classes: one of the two labels may be wrong"
+            f"{count_things(duplicates['of_other_classes'], 'pair')} of equal or nearly equal pictures with "
+            "different classes: one of the two labels may be wrong"
         )
     masks = summary["masks"]
     if not masks["available"]:
         yield "no masks: everything works but the scores"
     if masks["missing"]["count"]:
-        yield f"{masks['missing']['count']} pictures have no mask and are not scored"
+        yield f"{count_things(masks['missing']['count'], 'picture')} without a mask: not scored"
     if masks["contradict_image_labels"]["count"]:
         yield (
-            f"{masks['contradict_image_labels']['count']} masks hold other classes than the image labels "
-            f"say: {_name_some(masks['contradict_image_labels']['first'])}"
+            f"{count_things(masks['contradict_image_labels']['count'], 'mask')} with other classes than the "
+            f"image labels: {_name_some(masks['contradict_image_labels']['first'])}"
         )
     if summary["without_row"]["count"] and not strict:
-        yield f"{summary['without_row']['count']} pictures have no labels and are left out"
+        yield f"{count_things(summary['without_row']['count'], 'picture')} without labels: left out"
     if summary["without_class"]["count"] and not strict:
         yield (
-            f"{summary['without_class']['count']} pictures hold none of the classes and count as background: "
+            f"{count_things(summary['without_class']['count'], 'picture')} without any of the classes, taken "
+            "for background: "
             f"{_name_some(summary['without_class']['first'])}"
         )
 

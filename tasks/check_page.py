@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from dsrg.sources.base import MAX_LINES, SPLITS
+from dsrg.sources.base import MAX_LINES, SPLITS, count_things
 from tasks import console
 from tasks.check import write_run_command
 from tasks.params import Params
@@ -82,7 +82,8 @@ def _list_pairs(report: dict[str, Any]) -> Iterator[str]:
     if not duplicates or not duplicates["first"]:
         return
     yield (
-        f"{duplicates['equal']} pairs of equal and {duplicates['near']} of nearly equal pictures "
+        f"{count_things(duplicates['equal'], 'pair')} of equal and {duplicates['near']} of nearly equal "
+        "pictures "
         f"(up to {duplicates['max_bits']} of 64 bits differ):"
     )
     for pair in duplicates["first"][:_MAX_PAIRS]:

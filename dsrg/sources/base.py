@@ -163,6 +163,11 @@ def stack_image_labels(records: Sequence[Record]) -> NDArray[np.bool_]:
     return np.stack([record.image_labels for record in records]).astype(bool)
 
 
+def count_things(count: int, noun: str) -> str:
+    """Say how many: ``1 picture``, ``2 pictures``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def make_id(name: str) -> str:
     """Make a picture's id out of its relative path.
 

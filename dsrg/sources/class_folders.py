@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsrg.sources.base import SPLITS, SourceError
+from dsrg.sources.base import SPLITS, SourceError, count_things
 from dsrg.sources.entries import Entry, Found
 from dsrg.sources.files import Files, index_files
 from dsrg.sources.lists import BACKGROUND_NAME, read_classes
@@ -102,7 +102,7 @@ def _join_copies(
         aliases = tuple(copy.name for copy in others)
         joined.append(Entry(first.name, tuple(names), first.split, aliases))
     joined.sort(key=lambda entry: entry.name)
-    remark = f"{several} pictures lie in several class folders: they hold all these classes"
+    remark = f"{count_things(several, 'picture')} in several class folders: of the classes of all of them"
     return joined, [remark] if several else []
 
 

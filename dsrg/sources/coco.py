@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 
 from dsrg.image import DecodeError, read_image
 from dsrg.labels import IGNORE_INDEX
-from dsrg.sources.base import SPLITS, Record, Source, SourceError, digest_records, find_clashes, make_id
+from dsrg.sources.base import (
+    SPLITS,
+    Record,
+    Source,
+    SourceError,
+    count_things,
+    digest_records,
+    find_clashes,
+    make_id,
+)
 from dsrg.sources.coco_classes import Grouping, group_categories
 from dsrg.sources.coco_json import Annotation, Instances, read_instances
 from dsrg.sources.regions import Drawing, Region, draw_regions
@@ -196,10 +205,13 @@ def _list_pictures(path: Path, split: str, instances: Instances, grouping: Group
         )
     left_out = len(instances.pictures) - len(listed)
     if left_out:
-        found.remarks.append(f"{name}: {left_out} pictures hold none of the categories and are left out")
+        found.remarks.append(
+            f"{name}: {count_things(left_out, 'picture')} without any of the categories, left out"
+        )
     if without_outline:
         found.remarks.append(
-            f"{name}: {without_outline} pictures have an annotation without segmentation: not scored"
+            f"{name}: {count_things(without_outline, 'picture')} with an annotation that has no segmentation: "
+            "not scored"
         )
 
 

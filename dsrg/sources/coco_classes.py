@@ -132,7 +132,7 @@ def _find_members(
 def _tell_unused(names: Sequence[str]) -> list[str]:
     if not names:
         return []
-    return [f"{len(names)} categories without annotation are no classes: {_name_some(names)}"]
+    return [f"categories without an annotation are no classes: {_name_some(names)}"]
 
 
 def _name_some(names: Sequence[str]) -> str:

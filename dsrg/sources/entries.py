@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dsrg.sources.base import SourceError
+from dsrg.sources.base import SourceError, count_things
 from dsrg.sources.files import Files
 from dsrg.sources.lists import BACKGROUND_NAME, read_split_lists
 from dsrg.sources.tables import Row
@@ -62,7 +62,7 @@ def match_rows(rows: Sequence[Row], files: Files, problems: list[str]) -> tuple[
         names = dict.fromkeys(class_name for row in group for class_name in row.class_names)
         joined += len(group) > 1
         entries.append(Entry(name, tuple(names), first.split))
-    remark = f"{joined} pictures stand in several rows: their classes are taken together"
+    remark = f"{count_things(joined, 'picture')} in several rows: of the classes of all of them"
     return entries, [remark] if joined else []
 
 

@@ -34,6 +34,7 @@ from dsrg.sources.base import (
     Record,
     Source,
     SourceError,
+    count_things,
     digest_records,
     find_clashes,
     make_id,
@@ -243,9 +244,13 @@ def _read_lists(root: Path, files: Files, problems: list[str], remarks: list[str
                 twice += 1
             else:
                 problems.append(f"{place}: stands in {entries[name].place.split()[0]}, too: keep one")
-        remarks.append(f"{split}: {len(entries) - count} pictures of ImageSets/Segmentation/{path.name}")
+        remarks.append(
+            f"{split}: {count_things(len(entries) - count, 'picture')} of ImageSets/Segmentation/{path.name}"
+        )
         if twice:
-            remarks.append(f"{path.name}: {twice} names stand there more than once")
+            remarks.append(
+                f"{path.name}: {count_things(twice, 'line')} with a name that stands there already"
+            )
     if not entries:
         raise SourceError(str(root), problems or ["the lists are empty: write one name a line"])
     return list(entries.values())

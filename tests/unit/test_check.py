@@ -187,10 +187,10 @@ def test_imbalance_duplicates_and_contradictions_are_said_in_words(
     text = "\n".join(report["warnings"])
     assert "`x` has 27 times as many training pictures as `y` (27 and 1)" in text
     assert "fewer than 10 training pictures: y" in text
-    assert "1 pairs of equal or nearly equal pictures stand in both splits" in text
-    assert "1 pairs of equal or nearly equal pictures have different classes" in text
-    assert "1 pictures have no mask and are not scored" in text
-    assert "masks hold other classes than the image labels say" in text
+    assert "1 pair of equal or nearly equal pictures in both splits" in text
+    assert "1 pair of equal or nearly equal pictures with different classes" in text
+    assert "1 picture without a mask: not scored" in text
+    assert "with other classes than the image labels" in text
     pairs = report["duplicates"]["first"]
     assert pairs[0] == {
         "pictures": ["images/p03.png", "images/p28.png"],

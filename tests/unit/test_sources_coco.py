@@ -70,10 +70,8 @@ def test_splits_classes_and_image_labels(root: Path) -> None:
     }
     assert source.records[0].name == "train2017/000000000000.jpg"
     assert source.reader.read_image(source.records[0]).shape == (24, 32, 3)
-    assert (
-        "instances_train2017.json: 1 pictures hold none of the categories and are left out" in source.remarks
-    )
-    assert "1 categories without annotation are no classes: toaster" in source.remarks
+    assert "instances_train2017.json: 1 picture without any of the categories, left out" in source.remarks
+    assert "categories without an annotation are no classes: toaster" in source.remarks
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools itself
@@ -110,9 +108,7 @@ def test_some_categories_leave_pictures_out_and_others_are_background(root: Path
     assert source.classes == ("dog",)
     assert list(show(source)) == ["01", "03", "05", "07", "09"]
     assert set(np.unique(draw(source, 2))) == {0, 1}
-    assert (
-        "instances_train2017.json: 4 pictures hold none of the categories and are left out" in source.remarks
-    )
+    assert "instances_train2017.json: 4 pictures without any of the categories, left out" in source.remarks
 
 
 def test_categories_that_there_are_not(root: Path) -> None:
@@ -164,7 +160,7 @@ def test_an_outline_that_is_missing_leaves_the_picture_unscored(tmp_path: Path) 
     assert source.records[0].image_labels.tolist() == [True, True]
     assert source.reader.read_gt_label(source.records[0]) is None
     assert not source.gt_available
-    assert "all.json: 1 pictures have an annotation without segmentation: not scored" in source.remarks
+    assert "all.json: 1 picture with an annotation that has no segmentation: not scored" in source.remarks
 
 
 def test_run_lengths_of_another_size(tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_names_with_spaces(root: Path) -> None:
 
 def test_several_rows_are_joined_only_where_all_rows_are_so(root: Path) -> None:
     source = read(root, "id,class\na,cat\nb,cat\nb,dog\nc,dog\n")
-    assert source.remarks == ("1 pictures stand in several rows: their classes are taken together",)
+    assert source.remarks == ("1 picture in several rows: of the classes of all of them",)
     source = read(root, "id,class\na,cat dog\nb,cat\nb,dog\nc,dog\n")
     assert source.problems == ("labels.csv line 4 (`b`): names `b.jpg` again, as line 3 does: keep one row",)
     source = read(root, "id,class,split\na,cat,train\na,dog,val\n")
@@ -234,7 +234,7 @@ def test_copies_in_several_class_folders_are_one_picture_of_all_these_classes(tm
     Image.fromarray(np.ones((4, 6), np.uint8)).save(tmp_path / "masks" / "dog" / "both.png")
     source = open_folder(tmp_path)
     assert show(source) == {"cat__1": ["cat"], "cat__2": ["cat", "dog"], "dog__1": ["dog"]}
-    assert source.remarks == ("1 pictures lie in several class folders: they hold all these classes",)
+    assert source.remarks == ("1 picture in several class folders: of the classes of all of them",)
     assert source.reader.read_gt_label(source.records[1]) is not None
 
 

@@ -192,7 +192,7 @@ def test_lists_that_make_no_sense(year: Path) -> None:
         "train.txt (`gone`): no such picture in `JPEGImages`: add it, or remove the line",
         "val.txt (`2007_000007`): stands in train.txt, too: keep one",
     )
-    assert "train.txt: 1 names stand there more than once" in source.remarks
+    assert "train.txt: 1 line with a name that stands there already" in source.remarks
     (year / "ImageSets" / "Segmentation" / "val.txt").unlink()
     with pytest.raises(SourceError, match=r"has no ImageSets/Segmentation/val.txt: write one name a line"):
         open_voc(year)
