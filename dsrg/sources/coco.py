@@ -210,7 +210,7 @@ def _list_pictures(path: Path, split: str, instances: Instances, grouping: Group
         )
     if without_outline:
         found.remarks.append(
-            f"{name}: {count_things(without_outline, 'picture')} with an annotation that has no segmentation: "
+            f"{name}: {count_things(without_outline, 'picture')} with an annotation without segmentation: "
             "not scored"
         )
 
