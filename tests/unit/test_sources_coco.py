@@ -160,7 +160,7 @@ def test_an_outline_that_is_missing_leaves_the_picture_unscored(tmp_path: Path) 
     assert source.records[0].image_labels.tolist() == [True, True]
     assert source.reader.read_gt_label(source.records[0]) is None
     assert not source.gt_available
-    assert "all.json: 1 picture with an annotation that has no segmentation: not scored" in source.remarks
+    assert "all.json: 1 picture with an annotation without segmentation: not scored" in source.remarks
 
 
 def test_run_lengths_of_another_size(tmp_path: Path) -> None:
