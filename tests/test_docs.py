@@ -142,3 +142,18 @@ def test_errors_of_the_troubleshooting_are_said_by_the_code(readme: str):
     )
     assert len(quoted) >= 8
     assert [text for text in quoted if text not in said] == []
+
+
+def test_variables_of_the_operations_are_read_by_the_code(project_root: Path):
+    named = re.findall(
+        r"^\| `([A-Z_]+)", (project_root / "docs" / "operations.md").read_text(), flags=re.MULTILINE
+    )
+    said = {
+        text
+        for floor in ("tasks", "flows")
+        for module in list_modules(floor)
+        for text in iterate_strings(module)
+    }
+    others = {"CUDA_VISIBLE_DEVICES", "NO_COLOR"}  # read by torch and rich
+    assert len(named) >= 4
+    assert set(named) - others <= said
