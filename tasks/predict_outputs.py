@@ -197,7 +197,7 @@ class Outputs:
         except (OSError, ValueError):
             return ["settings unknown"]
         return [
-            f"{key} {_shorten(before.get(key))} there, {_shorten(value)} now"
+            _tell_change(key, before.get(key), value)
             for key, value in self.settings.items()
             if before.get(key) != value and key != "source"
         ]
@@ -240,6 +240,23 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(partial, path)
 
 
+def _tell_change(key: str, before: Any, now: Any) -> str:
+    """Tell in a few words how a setting changed.
+
+    Examples
+    --------
+    >>> _tell_change("crf", None, {"iterations": 10})
+    'crf off there, on now'
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        return ", ".join(
+            _tell_change(f"{key}.{k}", before.get(k), now[k]) for k in now if before.get(k) != now[k]
+        )
+    return f"{key} {_shorten(before)} there, {_shorten(now)} now"
+
+
 def _shorten(value: Any) -> str:
+    if value is None or isinstance(value, dict):
+        return "on" if value else "off"
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:12] + "…"

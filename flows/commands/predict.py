@@ -19,7 +19,7 @@ app = open_group()
         ("dsrg predict a.jpg b.jpg --out o --model birds.onnx", "anywhere, without torch"),
         ("dsrg predict photos --out o --model models:/birds@champion", "the best that MLflow knows"),
         ("dsrg predict aerial.tif --out o --tile 512 --overlap 128", "in overlapping tiles"),
-        ("dsrg predict photos --out o --no-crf --scales 1 --no-flip", "about ten times as fast"),
+        ("dsrg predict photos --out o --no-crf --scales 1 --no-flip", "the fastest way"),
     )
     + "\n\nWrites masks/ (palette PNGs of the pictures' sizes), overlays/, sheet.png, areas.csv,\n"
     "areas.json, classes.txt and legend.png. A stopped run continues. docs/predict-and-export.md tells more.",
@@ -50,7 +50,7 @@ def predict(
     max_side: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help="Larger pictures (or tiles) are drawn at this size.", show_default="1024"
+            metavar="N", help="Larger pictures are drawn at this size, and enlarged.", show_default="1024"
         ),
     ] = None,
     tile: Annotated[

@@ -106,7 +106,7 @@ def test_a_stopped_run_continues_and_finished_masks_are_left(
     ("change", "words"),
     [
         ({"flip": True}, "flip false there, true now"),
-        ({"tile": 64}, "tile null there, 64 now"),
+        ({"tile": 64}, "tile off there, 64 now"),
         ({"model": "other"}, 'model "........... there, "........... now'),
     ],
 )
