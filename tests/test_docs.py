@@ -157,3 +157,24 @@ def test_variables_of_the_operations_are_read_by_the_code(project_root: Path):
     others = {"CUDA_VISIBLE_DEVICES", "NO_COLOR"}  # read by torch and rich
     assert len(named) >= 4
     assert set(named) - others <= said
+
+
+def test_the_page_on_data_names_columns_lists_and_messages_of_the_code(project_root: Path):
+    from dsrg.sources.detect import TABLES
+    from dsrg.sources.tables import CLASS_COLUMNS, ID_COLUMNS, SPLIT_WORDS
+    from dsrg.sources.voc import LISTS, MASKS
+
+    page = (project_root / "docs" / "data.md").read_text()
+    wanted = (*TABLES, *ID_COLUMNS, *CLASS_COLUMNS, *SPLIT_WORDS, *LISTS["train"], *LISTS["val"], *MASKS)
+    assert [word for word in wanted if word not in page] == []
+    for key in re.findall(r"`((?:source|ingest)\.\w+)", page):
+        section, name = key.split(".")
+        assert name in Params.model_fields[section].annotation.model_fields, key  # type: ignore[union-attr]
+    code = "".join(path.read_text() for path in (project_root / "dsrg").rglob("*.py"))
+    code += "".join(path.read_text() for path in (project_root / "tasks").rglob("*.py"))
+    told = re.findall(r"^\| `([^`]+)` \|", page.split("## Messages and what to do")[1], flags=re.MULTILINE)
+    assert len(told) > 5
+    filled_in = r"\b(?:a|id|file|folder|labels|val|38|20|500|375|RGB)\b|[^a-z ,:-]"
+    for message in told:
+        words = [part.strip() for part in re.split(filled_in, message)]
+        assert [part for part in words if len(part) > 9 and part not in code] == [], message

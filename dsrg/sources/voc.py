@@ -48,8 +48,8 @@ VOC_CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
-_LISTS = {"train": ("trainaug.txt", "train_aug.txt", "train.txt"), "val": ("val.txt",)}
-_MASKS = ("SegmentationClassAug", "SegmentationClass")
+LISTS = {"train": ("trainaug.txt", "train_aug.txt", "train.txt"), "val": ("val.txt",)}
+MASKS = ("SegmentationClassAug", "SegmentationClass")
 _BY_MASKS = "set source.image_labels=masks, which makes image labels from the masks"
 _LAYOUT = (
     "expected VOCdevkit/VOC2012 with JPEGImages, Annotations, ImageSets/Segmentation and SegmentationClass"
@@ -223,7 +223,7 @@ def _read_lists(root: Path, files: Files, problems: list[str], remarks: list[str
     """Read the lists of both splits; a picture in both would be trained on and scored."""
     folder = root / "ImageSets" / "Segmentation"
     entries: dict[str, _Entry] = {}
-    for split, names in _LISTS.items():
+    for split, names in LISTS.items():
         path = next((folder / name for name in names if (folder / name).is_file()), None)
         if path is None:
             raise SourceError(
@@ -263,7 +263,7 @@ def _read_names(path: Path) -> list[str]:
 
 
 def _find_mask(root: Path, name: str) -> Path | None:
-    masks = (root / folder / f"{strip_suffix(name)}.png" for folder in _MASKS)
+    masks = (root / folder / f"{strip_suffix(name)}.png" for folder in MASKS)
     return next((mask for mask in masks if mask.is_file()), None)
 
 
@@ -312,7 +312,7 @@ def _read_mask_names(entry: _Entry, names: Sequence[str], problems: list[str]) -
     """Read which classes a mask holds. The one place where image labels are made from the truth."""
     if entry.mask is None:
         problems.append(
-            f"{entry.place}: no mask in {' or '.join(_MASKS)} to take image labels from: add it, "
+            f"{entry.place}: no mask in {' or '.join(MASKS)} to take image labels from: add it, "
             "or take it out of the list"
         )
         return set()
