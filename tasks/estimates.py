@@ -2,10 +2,11 @@
 
 How the constants were measured: user and system time of ``python -m tasks STAGE`` on 16 and on 64 drawn
 pictures of 256 x 256, params.yaml as it comes (EfficientNet-Lite0), two cores of a server CPU; what a
-picture costs is the difference, over what it is made of (epochs, views, area); from ``train`` on, 16 pictures
-only were timed, less the start. As the machine was not idle, all were then scaled by 0.85, so that two runs timed on it when it was say what they took: 6.7 minutes for
-120 + 40 drawn pictures, 20 minutes for 632 + 200 photographs. Trunks were compared by one training step and
-one prediction at 224 x 224. Expect half to twice of what is said.
+picture costs is the difference, over what it is made of (epochs, views, area); from ``train`` on, 16
+pictures only were timed, less the start. As the machine was not idle, all were then scaled by 0.85, so
+that two runs timed on it when it was say what they took: 6.7 minutes for 120 + 40 drawn pictures, 20
+minutes for 632 + 200 photographs. Trunks were compared by one training step and one prediction at 224 x
+224. Expect half to twice of what is said.
 """
 
 from __future__ import annotations
