@@ -103,6 +103,7 @@ def test_what_a_failed_flow_and_its_retry_made_dvc_repro_never_makes_again(proje
     assert take_bodies(project) == []
 
 
+@pytest.mark.slow
 def test_what_dvc_repro_made_the_flow_never_makes_again(done: Path):
     states = run_flow(done)
     assert set(states) == set(list_stages(done))

@@ -27,6 +27,7 @@ def write_source(kind: str, root: Path) -> Path:
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["voc", "coco"])
 def test_the_whole_method(tmp_path: Path, kind: str) -> None:
     data = write_source(kind, tmp_path / kind)

@@ -220,6 +220,7 @@ def test_the_champion_changes_only_for_a_higher_score(
     assert len(client.search_model_versions("name='birds'")) == 7
 
 
+@pytest.mark.slow
 def test_the_champion_loads_in_a_process_of_its_own_with_what_it_lists(
     workspace: Workspace, params: Params, tmp_path: Path
 ):

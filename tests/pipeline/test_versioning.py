@@ -59,6 +59,7 @@ def test_a_third_round_runs_only_itself_and_what_sums_up(done_project: Path):
     )
 
 
+@pytest.mark.slow
 def test_earlier_params_come_back_from_the_cache(done_project: Path):
     before = (done_project / "data/rounds/2/pseudo_labels.zarr/content.txt").read_text()
     weight = read_params(done_project / "params.yaml").refine.crf.bilateral_weight

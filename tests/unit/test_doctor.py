@@ -76,6 +76,7 @@ def test_a_check_that_fails_itself_is_a_finding(tmp_path: Path):
     assert findings[1].text == "could not be looked at: RuntimeError: last"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["torch", "numba", "pydensecrf", "psutil", "zarr", "dvc", "prefect"])
 def test_a_broken_package_stops_nothing(workspace: Path, broken: str):
     done = run_with_broken(workspace, broken, "flows.cli", "doctor", "--json", "--root", str(workspace))

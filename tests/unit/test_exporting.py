@@ -63,6 +63,7 @@ def draw_batches() -> list[NDArray[np.uint8]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "changes"),
     [
