@@ -124,7 +124,7 @@ def test_a_run_from_the_form_to_its_artifacts_and_two_compared(
     # the list of metrics draws only the rows in sight: its first ones
     page.get_by_text("best/val/miou", exact=True).first.wait_for(state="attached")
     ui.show_differences(page)
-    page.get_by_text("classify.epochs", exact=True).wait_for(state="detached")
-    page.get_by_text("refine.min_confidence", exact=True).wait_for()
-    page.get_by_text("pseudo_labels/coverage", exact=True).wait_for()
+    page.get_by_role("rowheader", name="classify.epochs", exact=True).wait_for(state="detached")
+    page.get_by_role("rowheader", name="refine.min_confidence", exact=True).wait_for()
+    page.get_by_text("pseudo_labels/coverage", exact=True).first.wait_for(state="attached")
     ui.shoot(page, shots, "mlflow-compared", full=True)
