@@ -169,7 +169,11 @@ def list_charts(found: Mapping[str, Any]) -> list[Part]:
     for key, stages in rounds.items():
         points = stages["train"]["loss"]
         if points and "seed_share" in points[0]:
-            grown = [(point["step"], 100 * (point["seed_share"] - point["cue_share"])) for point in points]
+            # rounding of the numbers kept can leave a hair under 0
+            grown = [
+                (point["step"], round(100 * (point["seed_share"] - point["cue_share"]), 2))
+                for point in points
+            ]
             charts.append(
                 _chart(f"Pixels that growing adds to the cues, %, round {key}", {"": grown}, x_label="step")
             )
