@@ -67,10 +67,11 @@ def average_over_views(
     -------
     (B, M, rows, columns) float32, on `device`
     """
+    pixels = _upload(images, device)
     total: Tensor | None = None
-    for scale in scales:
-        maps = view_images(forward, images, long_side=long_side * scale, flip=flip, device=device)
-        with torch.inference_mode():
+    with torch.inference_mode():
+        for scale in scales:
+            maps = _view(forward, pixels, long_side=long_side * scale, flip=flip)
             maps = functional.interpolate(maps, size=tuple(cells), mode="bilinear", align_corners=False)
             total = maps if total is None else total + maps
     assert total is not None
@@ -98,18 +99,26 @@ def view_images(
     -------
     (B, M, h', w') float32, on `device`
     """
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    with torch.inference_mode():
+        return _view(forward, _upload(images, device), long_side=long_side, flip=flip)
+
+
+def _upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """Upload pictures, (B, H, W, 3) uint8, as (B, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).to(device).permute(0, 3, 1, 2).float() / 255
+
+
+def _view(forward: Callable[[Tensor], Tensor], pixels: Tensor, *, long_side: float, flip: bool) -> Tensor:
     height, width = pixels.shape[-2:]
     factor = long_side / max(height, width)
     size = [max(32, round(height * factor)), max(32, round(width * factor))]
-    with torch.inference_mode():
-        view = functional.interpolate(
-            pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
-        ).contiguous(memory_format=torch.channels_last)
-        maps = forward(view)
-        if flip:
-            maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
-        return maps.float()
+    view = functional.interpolate(
+        pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
+    ).contiguous(memory_format=torch.channels_last)
+    maps = forward(view)
+    if flip:
+        maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
+    return maps.float()
 
 
 def activate_views(
