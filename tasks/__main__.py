@@ -21,7 +21,7 @@ from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
 from tasks.lifetime import end_with_starter
 from tasks.locking import hold_workspace
-from tasks.params import check_source, read_params
+from tasks.params import check_round, check_source, read_params
 from tasks.workspace import Workspace
 
 
@@ -79,11 +79,8 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
         params = read_params(params_file)
         if stage == "ingest":
             check_source(params, root)
-        if round_key is not None and round_key not in params.rounds:
-            raise UserError(
-                f"params.yaml: `rounds` has no round {round_key!r}, only {', '.join(params.rounds)}: "
-                "run `dsrg rounds N` for more"
-            )
+        if round_key is not None:
+            check_round(params, round_key)
         with fail_if_changed(root, params, stage, round_key):
             began = time.monotonic()
             module = importlib.import_module(f"tasks.{stage}")

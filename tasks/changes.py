@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
 from ruamel.yaml import YAML
 
-from tasks.params import Params
+from tasks.params import describe_key
 from tasks.tracking import flatten
 
 DEFAULTS = Path(__file__).with_name("defaults.yaml")
@@ -46,27 +45,11 @@ def list_changes(values: Mapping[str, Any]) -> list[Change]:
     after = flatten({key: value for key, value in values.items() if key not in _ROUNDS})
     for key, value in after.items():
         if key not in before:
-            changes.append(Change(key, "", _spell(value), _describe(key)))
+            changes.append(Change(key, "", _spell(value), describe_key(key.split("."))))
         elif before[key] != value:
-            changes.append(Change(key, _spell(before[key]), _spell(value), _describe(key)))
+            changes.append(Change(key, _spell(before[key]), _spell(value), describe_key(key.split("."))))
     return changes
 
 
 def _spell(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _describe(key: str) -> str:
-    """Say what a param is, in the words of its schema."""
-    section: Any = Params
-    for part in key.split("."):
-        field = section.model_fields.get(part) if _is_section(section) else None
-        if field is None:
-            return ""
-        section = field.annotation
-        about = field.description
-    return about or ""
-
-
-def _is_section(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)

@@ -17,7 +17,7 @@ from dsrg.store import ImageStore, StoreError
 from tasks import console
 from tasks.errors import UserError
 from tasks.params import read_params
-from tasks.predict import MAX_SIDE, MIN_PEAK
+from tasks.predict import list_drawing
 from tasks.predict_models import hash_file, locate_segmenter
 from tasks.workspace import WORK, Workspace
 
@@ -69,7 +69,7 @@ def export_model(root: Path, out: Path, *, kind: str | None, round_key: str | No
     about = describe_network(
         ("background", *spec.classes),
         input_size=spec.input_size,
-        settings={**params.evaluate.model_dump(mode="json"), "max_side": MAX_SIDE, "min_peak": MIN_PEAK},
+        settings=list_drawing(params),
         source=params.source.name,
         round=key,
         run=_read_run(root),

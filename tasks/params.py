@@ -24,7 +24,9 @@ __all__ = [
     "ParamsError",
     "Round",
     "check_params",
+    "check_round",
     "check_source",
+    "describe_key",
     "expand_rounds",
     "read_params",
 ]
@@ -79,6 +81,20 @@ def check_params(values: Any, *, path: Path) -> Params:
         raise ParamsError("\n".join(lines)) from None
 
 
+def check_round(params: Params, key: str) -> None:
+    """Refuse a round that there is not.
+
+    Raises
+    ------
+    ParamsError
+    """
+    if key not in params.rounds:
+        raise ParamsError(
+            f"params.yaml: `rounds` has no round {key!r}, only {', '.join(params.rounds)}: "
+            "run `dsrg rounds N` for more"
+        )
+
+
 def check_source(params: Params, root: Path) -> None:
     """Refuse a source of one's own that is not there.
 
@@ -114,7 +130,7 @@ def _describe(problem: Mapping[str, Any], file: str) -> str:
     value = problem["input"]
     kind = problem["type"]
     if kind == "missing":
-        about = _find_field(place)
+        about = describe_key(place)
         return f"{file}: `{key}` is missing" + (f": {about}" if about else "")
     if kind == "extra_forbidden":
         known = _list_keys(place[:-1])
@@ -155,7 +171,8 @@ def _find_section(place: Sequence[str | int]) -> type[BaseModel] | None:
     return section
 
 
-def _find_field(place: Sequence[str | int]) -> str:
+def describe_key(place: Sequence[str | int]) -> str:
+    """Say what a param is, in the words of its schema; empty for what is none."""
     section = _find_section(place[:-1])
     field = section.model_fields.get(str(place[-1])) if section else None
     return (field.description or "") if field else ""

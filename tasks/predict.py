@@ -22,28 +22,16 @@ from numpy.typing import NDArray
 from dsrg.drawing import Style, draw_label_map
 from dsrg.image import DecodeError, read_image
 from tasks import console
+from tasks.changes import DEFAULTS
 from tasks.errors import UserError, describe_os_error
 from tasks.lifetime import end_with_starter
-from tasks.params import read_params
+from tasks.params import Params, read_params
 from tasks.predict_models import Model, open_model
 from tasks.predict_outputs import Outputs
 from tasks.predict_pictures import Picture, list_pictures
 
 MIN_PEAK = 0.01
 MAX_SIDE = 1024
-# where neither the model nor a params.yaml says how to draw: `evaluate` of the project's own
-DEFAULTS: dict[str, Any] = {
-    "scales": (0.75, 1.0, 1.25),
-    "flip": True,
-    "crf": {
-        "iterations": 10,
-        "bilateral_weight": 4.0,
-        "bilateral_xy": 49.0,
-        "bilateral_rgb": 5.0,
-        "gaussian_weight": 3.0,
-        "gaussian_xy": 3.0,
-    },
-}
 
 
 @dataclass(frozen=True)
@@ -136,11 +124,11 @@ def choose_style(wishes: Wishes, settings: dict[str, Any], *, root: Path) -> Sty
     UserError
         A value is out of its range.
     """
-    found = dict(DEFAULTS)
-    if not {"scales", "flip", "crf"} <= settings.keys() and (root / "params.yaml").exists():
-        evaluate = read_params(root / "params.yaml").evaluate
-        found = {"scales": evaluate.scales, "flip": evaluate.flip, "crf": evaluate.crf.model_dump()}
-    found.update(settings)
+    found: dict[str, Any] = {}
+    if not {"scales", "flip", "crf"} <= settings.keys():
+        own = root / "params.yaml"
+        found = read_params(own if own.exists() else DEFAULTS).evaluate.model_dump()
+    found |= settings
     max_side = wishes.max_side or int(found.get("max_side", MAX_SIDE))
     overlap = wishes.overlap if wishes.overlap is not None else (wishes.tile or 0) // 4
     style = Style(
@@ -154,6 +142,12 @@ def choose_style(wishes: Wishes, settings: dict[str, Any], *, root: Path) -> Sty
     )
     _check_style(style, wishes)
     return style
+
+
+def list_drawing(params: Params) -> dict[str, Any]:
+    """List how a project's label maps are drawn, as its models say it of themselves."""
+    evaluate = params.evaluate.model_dump(mode="json")
+    return {**evaluate, "max_side": MAX_SIDE, "min_peak": MIN_PEAK}
 
 
 def _check_style(style: Style, wishes: Wishes) -> None:

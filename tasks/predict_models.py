@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.params import read_params
+from tasks.params import check_round, read_params
 
 if TYPE_CHECKING:
     from dsrg.drawing import Network
@@ -53,8 +53,7 @@ def locate_segmenter(root: Path, *, round_key: str | None = None) -> Path:
     """
     params = read_params(root / "params.yaml")
     key = params.round_keys[-1] if round_key is None else round_key
-    if key not in params.rounds:
-        raise UserError(f"params.yaml: `rounds` has no round {key!r}, only {', '.join(params.rounds)}")
+    check_round(params, key)
     weights = root / "data" / "rounds" / key / "segmenter.safetensors"
     if not weights.is_file():
         raise UserError(f"`{weights}` not found: run `dsrg run` first, or name a finished run")

@@ -5,7 +5,6 @@ Every preset sets the same keys, so that going from one to another leaves nothin
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 
 from tasks.errors import UserError
 from tasks.params import Params
+from tasks.tracking import flatten
 
 FOLDER = "presets"
 
@@ -46,11 +46,11 @@ class Preset(BaseModel):
 
     def list_values(self) -> dict[str, Any]:
         """List every key that it sets, dotted, with its value."""
-        return dict(_flatten(self.params))
+        return flatten(self.params)
 
     def list_changes(self, params: Params) -> dict[str, tuple[Any, Any]]:
         """List what it would change of `params`: dotted key, value there, value here."""
-        there = dict(_flatten(params.model_dump(mode="json")))
+        there = flatten(params.model_dump(mode="json"))
         here = self.list_values()
         changes = {key: (there.get(key), value) for key, value in here.items() if there.get(key) != value}
         count = len(params.rounds)
@@ -82,11 +82,3 @@ def read_preset(root: Path, name: str) -> Preset:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
         raise UserError(f"`{path}`: `{key}`: {problem['msg']}: take presets/demo.yaml as a model") from None
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

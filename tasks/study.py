@@ -25,11 +25,11 @@ from tasks import console, journal, tracking
 from tasks.errors import UserError, describe_os_error
 from tasks.page import PAGE, write_page
 from tasks.params import Params, read_params
+from tasks.predict import list_drawing
 from tasks.tracking_places import locate_pages
 from tasks.workspace import WORK, Workspace
 
 TRACKED = f"{WORK}/tracked.json"
-MAX_SIDE, MIN_PEAK = 1024, 0.01  # of prediction, as in tasks.predict
 _PREVIEW = (720, 720)
 _NOTE = 5000  # characters that MLflow takes
 _LABELS = ("cues", "seeds", "pseudo_labels")
@@ -256,11 +256,10 @@ def _log_model(run: tracking.Run, params: Params, workspace: Workspace, points: 
     weights = workspace.path(f"data/rounds/{params.round_keys[-1]}/segmenter.safetensors")
     if not weights.is_file():
         return
-    evaluate = params.evaluate.model_dump(mode="json")
     run.log_model(
         weights,
         data=tracking.name_data(params),
-        settings={**evaluate, "max_side": MAX_SIDE, "min_peak": MIN_PEAK},
+        settings=list_drawing(params),
         classes=["background", *tracking.read_attributes(workspace).get("classes", [])],
         scores={
             name: points[name][step] for name in ("val/miou", "val/miou_crf") if step in points.get(name, {})

@@ -22,7 +22,7 @@ from tiny_folder import draw_picture
 
 from dsrg.labels import build_palette
 from flows.cli import app, guard
-from tasks.predict import DEFAULTS, Wishes, choose_style, main, predict_pictures
+from tasks.predict import Wishes, choose_style, main, predict_pictures
 from tasks.predict_models import open_model
 from tasks.predict_pictures import list_pictures
 
@@ -199,7 +199,9 @@ def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(
 ):
     from tasks.params import read_params
 
-    assert choose_style(Wishes(), {}, root=tmp_path).scales == DEFAULTS["scales"]
+    project = read_params(PROJECT / "params.yaml").evaluate.model_dump()
+    style = choose_style(Wishes(), {}, root=tmp_path)
+    assert {"scales": style.scales, "flip": style.flip, "crf": style.crf} == project
     assert choose_style(Wishes(), {}, root=drawing_workspace).scales == (1.0,)
     assert choose_style(Wishes(), {}, root=drawing_workspace).crf == CRF
     of_model = {"scales": [0.5], "flip": False, "crf": {}, "max_side": 99}
@@ -209,8 +211,6 @@ def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(
         Wishes(scales=(2.0,), flip=True, max_side=512, crf=False), of_model, root=drawing_workspace
     )
     assert (style.scales, style.flip, style.max_side, style.crf) == ((2.0,), True, 512, None)
-    project = read_params(PROJECT / "params.yaml").evaluate.model_dump()
-    assert project == DEFAULTS
 
 
 def test_an_onnx_file_draws_elsewhere_as_the_checkpoint_does_without_torch(
