@@ -17,6 +17,13 @@ _PAPER, _INK, _LINE = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 _GAP = 8
 
 
+def paint_palette(label_map: NDArray[np.uint8]) -> Image.Image:
+    """Make a palette picture, in PASCAL VOC's colours, of a label map (H, W): its pixels stay class ids."""
+    picture = Image.fromarray(label_map)
+    picture.putpalette(build_palette().ravel().tolist())  # makes a palette picture of a grey one
+    return picture
+
+
 def draw_legend(entries: Sequence[Entry], *, width: int, size: int = 14) -> Rgb:
     """Draw a legend: a swatch and a text for each entry, in as many lines as needed.
 

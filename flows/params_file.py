@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from tasks.errors import UserError
 from tasks.params import check_params, check_source, expand_rounds, read_params
 from tasks.presets import read_preset
+from tasks.workspace import replace_whole
 
 
 def edit_params(
@@ -73,9 +74,8 @@ def edit_params(
     check_source(check_params(plain, path=path), root)
     if plain == YAML(typ="safe", pure=True).load(before):
         return False
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, path)
+    with replace_whole(path, mark=str(os.getpid())) as partial:
+        partial.write_text(text.getvalue(), encoding="utf-8")
     return True
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable
 from io import BytesIO
 from pathlib import Path
@@ -13,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dsrg.labels import build_palette
+from dsrg.legends import paint_palette
+from tasks.workspace import replace_whole
 
 
 def encode_png(label_map: NDArray[np.uint8], *, palette: bool) -> bytes:
     """Encode a label map as PNG: class ids under VOC's palette, or as grey levels."""
-    image = Image.fromarray(label_map)
-    if palette:
-        image.putpalette(build_palette().ravel().tolist())  # makes a palette picture of a grey one
+    image = paint_palette(label_map) if palette else Image.fromarray(label_map)
     stream = BytesIO()
     image.save(stream, format="PNG")
     return stream.getvalue()
@@ -43,10 +41,5 @@ def write_json(place: Path, values: Any) -> None:
 
 
 def _write_bytes(place: Path, content: bytes) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, place)
+    with replace_whole(place) as partial:
+        partial.write_bytes(content)

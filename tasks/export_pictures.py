@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dsrg.sources import Reader, Record
 from tasks.errors import UserError
+from tasks.workspace import replace_whole
 
 Mode = Literal["copy", "link", "none"]
 Fate = Literal["as it is", "turned upright", "converted", "drawn"]
@@ -120,16 +120,14 @@ def place_picture(
         fate = "turned upright" if not kind.upright else "as it is" if fits(kind) else "converted"
     if mode == "none" or target.is_file():
         return fate
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.unlink(missing_ok=True)
-    if fate != "as it is":
-        _write(reader.read_image(record), partial, _FORMATS.get(target.suffix.lower(), "PNG"))
-    elif mode == "link":
-        partial.symlink_to(Path(record.picture).resolve())  # type: ignore[arg-type]
-    else:
-        shutil.copyfile(record.picture, partial)  # type: ignore[arg-type]
-    os.replace(partial, target)
+    with replace_whole(target) as partial:
+        partial.unlink(missing_ok=True)  # of a run that was killed: a link cannot be written over
+        if fate != "as it is":
+            _write(reader.read_image(record), partial, _FORMATS.get(target.suffix.lower(), "PNG"))
+        elif mode == "link":
+            partial.symlink_to(Path(record.picture).resolve())  # type: ignore[arg-type]
+        else:
+            shutil.copyfile(record.picture, partial)  # type: ignore[arg-type]
     return fate
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from tasks import console
 from tasks.shards import count_workers
 from tasks.tracking_places import locate_home
-from tasks.workspace import WORK, Workspace
+from tasks.workspace import WORK, Workspace, replace_whole
 
 STUDY = "report"  # the stage whose entry is about the whole run
 _FILE = "journal.json"
@@ -63,9 +62,8 @@ def note(workspace: Workspace, label: str, facts: Mapping[str, Any], *, once: Se
             }
             entries[witness] = entry
             journal[label] = dict(list(entries.items())[-_KEPT:])
-            partial = place.with_name(f".{_FILE}.{os.getpid()}")
-            partial.write_text(json.dumps(journal, indent=1), encoding="utf-8")
-            os.replace(partial, place)
+            with replace_whole(place) as partial:
+                partial.write_text(json.dumps(journal, indent=1), encoding="utf-8")
     except OSError as error:
         console.warn(f"how long {label} took is not kept: {error}")
 

@@ -31,7 +31,7 @@ from tasks.page_parts import (
 )
 from tasks.params import Params, read_params
 from tasks.summary import COLUMNS, SHORT, SUMMARY, read_metrics, summarise_run
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, replace_whole
 
 PAGE = "report.html"
 KEPT = f"reports/{PAGE}"
@@ -113,13 +113,8 @@ def write_page(
     place = place or workspace.path(PAGE)
     found = read_metrics(workspace, params.round_keys)
     text = build_page(params, found, workspace, about=describe_run(params, workspace, found, stale=stale))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.{os.getpid()}")
-    try:
+    with replace_whole(place, mark=str(os.getpid())) as partial:
         partial.write_text(text, encoding="utf-8")
-        os.replace(partial, place)
-    finally:
-        partial.unlink(missing_ok=True)
     return place
 
 

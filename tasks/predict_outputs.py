@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +17,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from dsrg.image import DecodeError, fit_size, read_image, scale_image, scale_label_map
 from dsrg.labels import build_palette
-from dsrg.legends import caption_picture, draw_legend, draw_sheet, list_found
+from dsrg.legends import caption_picture, draw_legend, draw_sheet, list_found, paint_palette
 from tasks.errors import UserError
 from tasks.predict_models import hash_file
 from tasks.predict_pictures import Picture
+from tasks.workspace import replace_whole
 
 SETTINGS = "settings.json"
 OVERLAY_SIDE = 1600
@@ -140,8 +140,7 @@ class Outputs:
 
     def _write_csv(self, pictures: Sequence[Picture]) -> None:
         place = self.folder / "areas.csv"
-        partial = place.with_name(f".{place.name}.partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replace_whole(place) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(
                 (
@@ -154,7 +153,6 @@ class Outputs:
                 counts = self.counts[picture.name]
                 shares = (f"{share:.6f}" for share in counts / counts.sum())
                 writer.writerow((picture.name, *self._sizes[picture.name], *shares, *counts.tolist()))
-        os.replace(partial, place)
 
     def _describe(self, picture: Picture) -> dict[str, Any]:
         counts, (height, width) = self.counts[picture.name], self._sizes[picture.name]
@@ -216,28 +214,21 @@ def list_colours(count: int) -> list[str]:
 
 def write_palette_png(path: Path, label_map: NDArray[np.uint8], *, made_by: str) -> None:
     """Write a label map as a palette PNG, at once; `made_by` is a text in it."""
-    picture = Image.fromarray(label_map)
-    picture.putpalette(build_palette().ravel().tolist())
     text = PngInfo()
     text.add_text(_MADE_BY, made_by)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    picture.save(partial, "PNG", pnginfo=text)
-    os.replace(partial, path)
+    with replace_whole(path) as partial:
+        paint_palette(label_map).save(partial, "PNG", pnginfo=text)
 
 
 def _save_picture(path: Path, picture: NDArray[np.uint8], kind: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     settings = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
-    Image.fromarray(picture).save(partial, kind, **settings)
-    os.replace(partial, path)
+    with replace_whole(path) as partial:
+        Image.fromarray(picture).save(partial, kind, **settings)
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with replace_whole(path) as partial:
+        partial.write_bytes(content)
 
 
 def _tell_change(key: str, before: Any, now: Any) -> str:

@@ -180,11 +180,12 @@ def predict_rows(
             device=device,
         )
         ids = list_likely(probs, min_peak=MIN_PEAK)
-        partial = folder / f"{row}.partial.npz"
-        np.savez(
-            partial, ids=ids, probs=probs[ids].astype(np.float16), label=probs.argmax(axis=0).astype(np.uint8)
+        _keep(
+            _file(folder, row),
+            ids=ids,
+            probs=probs[ids].astype(np.float16),
+            label=probs.argmax(axis=0).astype(np.uint8),
         )
-        os.replace(partial, _file(folder, row))
 
 
 def read_prediction(
@@ -198,10 +199,14 @@ def read_prediction(
             with np.load(refined) as done:
                 return label, done["label"]
         refined_label = refine_prediction(kept["probs"].astype(np.float32), kept["ids"], image, crf=crf)
-    partial = folder / f"{row}.refined.partial.npz"
-    np.savez(partial, label=refined_label)
-    os.replace(partial, refined)
+    _keep(refined, label=refined_label)
     return label, refined_label
+
+
+def _keep(place: Path, **arrays: NDArray[Any]) -> None:
+    partial = place.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)  # type: ignore[arg-type]
+    os.replace(partial, place)
 
 
 def score_rows(job: ScoreJob) -> Scores:

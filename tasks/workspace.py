@@ -25,6 +25,28 @@ _PUBLISHING = "publishing"
 _CODE_ROOTS = ("dsrg", "tasks")
 
 
+@contextlib.contextmanager
+def replace_whole(place: Path, *, mark: str = "partial") -> Iterator[Path]:
+    """Give a path beside `place` to write a file to, which then takes its place: whole or not at all.
+
+    Parameters
+    ----------
+    place : Path
+        Its folder is made if there is none.
+    mark : str
+        Ends the name of the path: something of one's own where several may write at once.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.{mark}")
+    try:
+        yield partial
+        if not partial.is_symlink():
+            _sync_tree(partial)
+        os.replace(partial, place)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 class StageWork:
     """The private folder of one stage's work; made by :meth:`Workspace.stage`.
 
@@ -144,17 +166,9 @@ class Workspace:
     def write_json(self, relative: Path | str, values: Any) -> Path:
         """Write a JSON file at once: sorted keys, floats of 6 digits, not-a-number as null."""
         place = self.root / relative
-        place.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(_round_floats(values), indent=2, sort_keys=True, allow_nan=False) + "\n"
-        partial = place.with_name(f".{place.name}.{os.getpid()}")
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, place)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replace_whole(place, mark=str(os.getpid())) as partial:
+            partial.write_text(text, encoding="utf-8")
         return place
 
     def read_json(self, relative: Path | str, *, stage: str) -> Any:
