@@ -14,6 +14,7 @@ from ruamel.yaml.error import YAMLError
 from tasks.errors import UserError
 from tasks.params import check_params, check_source, expand_rounds, read_params
 from tasks.presets import read_preset
+from tasks.schema import OF_ONE_KIND
 from tasks.workspace import replace_whole
 
 
@@ -67,7 +68,7 @@ def edit_params(
     for setting in settings:
         _set(values, setting, path.name)
     if values["source"]["kind"] != kind:
-        _forget_kind(values["source"], settings)
+        _forget_kind(values, settings)
     text = io.StringIO()
     yaml.dump(values, text)
     plain = YAML(typ="safe", pure=True).load(text.getvalue())
@@ -79,13 +80,12 @@ def edit_params(
     return True
 
 
-def _forget_kind(source: Any, settings: Sequence[str]) -> None:
+def _forget_kind(values: Any, settings: Sequence[str]) -> None:
     """Forget what concerned the former kind of source only, unless it is set in the same breath."""
     given = {setting.partition("=")[0] for setting in settings}
-    if "source.image_labels" not in given:
-        source["image_labels"] = "xml"
-    if "source.categories" not in given:
-        _fill(source["categories"], [])
+    for name, value in OF_ONE_KIND.items():
+        if f"source.{name}" not in given:
+            _put(values, f"source.{name}", value, "source.kind")
 
 
 def find_kind(folder: Path) -> str:

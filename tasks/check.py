@@ -17,12 +17,20 @@ from dsrg.duplicates import find_near_duplicates
 from dsrg.sources import Source, SourceError, detect_kind
 from dsrg.sources.base import SPLITS, count_things
 from dsrg.sources.checks import check_index, summarise_data
-from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS, iterate_shards
+from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS
 from tasks.errors import UserError
 from tasks.estimates import estimate_run
-from tasks.ingest_shards import Outcome, ShardJob, write_image_shard, write_saliency_shard, write_truth_shard
+from tasks.ingest_shards import (
+    Outcome,
+    ShardJob,
+    plan_shards,
+    write_image_shard,
+    write_saliency_shard,
+    write_truth_shard,
+)
 from tasks.ingest_verdict import Settled, list_refusals, open_params_source, settle_source
 from tasks.params import Params
+from tasks.schema import OF_ONE_KIND
 from tasks.shards import map_shards
 
 MAX_PAIRS = 50
@@ -70,7 +78,7 @@ def choose_source(
     if path is not None:
         changes["path"] = str(path)
     if kind != source.kind:
-        changes |= {"image_labels": "xml", "categories": ()}
+        changes |= OF_ONE_KIND
     if categories:
         changes["categories"] = tuple(categories)
     if image_labels:
@@ -156,19 +164,9 @@ def _look_through(
     description: str,
     pictures: Sequence[Outcome] = (),
 ) -> list[Outcome]:
-    jobs = [
-        ShardJob(
-            f"{number}",
-            None,
-            rows,
-            source.records[rows],
-            source.reader,
-            params.ingest.canvas,
-            outcomes=tuple(pictures[rows]),
-            num_classes=len(source.classes) + 1,
-        )
-        for number, rows in iterate_shards(len(source.records), shard)
-    ]
+    jobs = plan_shards(
+        source, shard, name="check", canvas=params.ingest.canvas, store=None, pictures=pictures
+    )
     found = map_shards(function, jobs, workers=params.compute.workers, description=description)
     return [outcome for outcomes in found for outcome in outcomes]
 

@@ -28,10 +28,16 @@ from dsrg.store import (
     create_image_store,
     create_label_store,
     finish_store,
-    iterate_shards,
 )
 from tasks import console
-from tasks.ingest_shards import Outcome, ShardJob, write_image_shard, write_saliency_shard, write_truth_shard
+from tasks.ingest_shards import (
+    Outcome,
+    ShardJob,
+    plan_shards,
+    write_image_shard,
+    write_saliency_shard,
+    write_truth_shard,
+)
 from tasks.ingest_verdict import list_refusals, open_params_source, settle_source
 from tasks.params import Params
 from tasks.shards import map_shards
@@ -112,10 +118,7 @@ def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int)
         )
         create_image_store(path, blank, canvas=canvas, source=source.kind)
         work.mark_done("created-images")
-    jobs = [
-        ShardJob(f"image-{number:05d}", path, rows, source.records[rows], source.reader, canvas)
-        for number, rows in iterate_shards(len(source.records), SHARD_IMAGES)
-    ]
+    jobs = plan_shards(source, SHARD_IMAGES, name="image", canvas=canvas, store=path)
     return _run_jobs(write_image_shard, jobs, work, workers=workers, description="ingest pictures")
 
 
@@ -188,19 +191,7 @@ def _plan_maps(
         work.mark_done(f"created-{name}")
     if not available:
         return []
-    return [
-        ShardJob(
-            f"{name}-{number:05d}",
-            path,
-            rows,
-            source.records[rows],
-            source.reader,
-            canvas,
-            outcomes=tuple(pictures[rows]),
-            num_classes=len(source.classes) + 1,
-        )
-        for number, rows in iterate_shards(count, SHARD_LABEL_MAPS)
-    ]
+    return plan_shards(source, SHARD_LABEL_MAPS, name=name, canvas=canvas, store=path, pictures=pictures)
 
 
 # -- digests -----------------------------------------------------------------------------------

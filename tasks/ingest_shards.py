@@ -19,10 +19,10 @@ from dsrg.image import (
     scale_label_map,
 )
 from dsrg.labels import IGNORE_INDEX
-from dsrg.sources import Reader, Record
+from dsrg.sources import Reader, Record, Source
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
-from dsrg.store import write_rows
+from dsrg.store import iterate_shards, write_rows
 
 Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
 
@@ -80,6 +80,43 @@ class ShardJob:
     canvas: int
     outcomes: tuple[Outcome, ...] = ()
     num_classes: int = 0
+
+
+def plan_shards(
+    source: Source,
+    rows_per_shard: int,
+    *,
+    name: str,
+    canvas: int,
+    store: Path | None,
+    pictures: Sequence[Outcome] = (),
+) -> list[ShardJob]:
+    """Plan a pass over a source, shard by shard.
+
+    Parameters
+    ----------
+    source : Source
+    rows_per_shard : int
+    name : str
+        Begins the units: ``image-00000``.
+    canvas, store
+        As in :class:`ShardJob`.
+    pictures : sequence of N Outcome
+        What became of the pictures (maps only).
+    """
+    return [
+        ShardJob(
+            f"{name}-{number:05d}",
+            store,
+            rows,
+            source.records[rows],
+            source.reader,
+            canvas,
+            outcomes=tuple(pictures[rows]),
+            num_classes=len(source.classes) + 1,
+        )
+        for number, rows in iterate_shards(len(source.records), rows_per_shard)
+    ]
 
 
 def write_image_shard(job: ShardJob) -> list[Outcome]:

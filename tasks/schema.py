@@ -7,7 +7,7 @@ Nothing has a default here: ``params.yaml`` holds every value. Stages unpack wha
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,10 @@ class Crf(Section):
     bilateral_rgb: float = Field(gt=0, le=255, description="its reach in grey levels")
     gaussian_weight: float = Field(ge=0, le=1000, description="weight of the smoothness kernel")
     gaussian_xy: float = Field(gt=0, le=1000, description="its reach in pixels")
+
+
+# what concerns one kind of source only, as it is where that kind is not
+OF_ONE_KIND: dict[str, Any] = {"image_labels": "xml", "categories": []}
 
 
 class Source(Section):

@@ -7,9 +7,10 @@ for image labels out of masks (``source.image_labels: masks``, source ``voc``).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.image import read_image, read_mask
 from dsrg.sources.files import compose, strip_suffix
 from dsrg.sources.regions import Drawing
 
@@ -107,6 +109,18 @@ class Reader(Protocol):
         ...
 
 
+class FileReader:
+    """Reads the pictures and saliency maps that are files; a source adds how its masks are read."""
+
+    def read_image(self, record: Record) -> NDArray[np.uint8]:
+        """Read one picture: (H, W, 3) uint8."""
+        return read_image(Path(record.picture))  # type: ignore[arg-type]
+
+    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
+        """Read one saliency map: (H, W) uint8, or None where there is none."""
+        return None if record.saliency is None else read_mask(record.saliency)
+
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """A data set, listed but not decoded.
@@ -156,6 +170,27 @@ class Source:
     way_out: str = "add some, or take it out of classes.txt (ids in masks follow the line numbers)"
     remarks: tuple[str, ...] = ()
     fingerprint: str = ""
+
+
+@contextlib.contextmanager
+def listing(path: Path, wanted: str, *, file: str = "is a file, not a folder") -> Iterator[None]:
+    """List a folder: that it is none, or what the system refuses meanwhile, is a :class:`SourceError`.
+
+    Parameters
+    ----------
+    path : Path
+    wanted : str
+        What ``source.path`` is to be set to.
+    file : str
+        What is said of a file.
+    """
+    if not path.is_dir():
+        what = file if path.exists() else "not found"
+        raise SourceError(str(path), [f"{what}. Set `source.path` to {wanted}"])
+    try:
+        yield
+    except OSError as error:
+        raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 
 
 def stack_image_labels(records: Sequence[Record]) -> NDArray[np.bool_]:

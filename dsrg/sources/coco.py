@@ -23,16 +23,18 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import DecodeError, read_image
+from dsrg.image import DecodeError
 from dsrg.labels import IGNORE_INDEX
 from dsrg.sources.base import (
     SPLITS,
+    FileReader,
     Record,
     Source,
     SourceError,
     count_things,
     digest_records,
     find_clashes,
+    listing,
     make_id,
 )
 from dsrg.sources.coco_classes import Grouping, group_categories
@@ -47,12 +49,8 @@ _OWN_NAMES = ("labels.json",)
 
 
 @dataclass(frozen=True)
-class CocoReader:
+class CocoReader(FileReader):
     """Reads a picture's file, and draws its mask out of what its record carries."""
-
-    def read_image(self, record: Record) -> NDArray[np.uint8]:
-        """Read one picture: (H, W, 3) uint8."""
-        return read_image(Path(record.picture))  # type: ignore[arg-type]
 
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Draw one mask: (H, W) uint8, or None where an annotation of the picture has no outline."""
@@ -62,10 +60,6 @@ class CocoReader:
             return draw_regions(record.mask.regions, record.mask.size)
         except ValueError as error:
             raise DecodeError(str(error)) from error
-
-    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
-        """COCO comes without saliency maps: None."""
-        return None
 
 
 def find_files(path: Path) -> dict[str, Path]:
@@ -116,19 +110,16 @@ def open_coco(path: Path, *, categories: Sequence[str] = ()) -> Source:
     SourceError
         No such folder or layout, no valid JSON, or a category that there is not.
     """
-    if not path.is_dir():
-        what = "is a file: give the folder that it lies in" if path.exists() else "not found"
-        raise SourceError(str(path), [f"{what}. Set `source.path` to the folder: {_LAYOUT}"])
-    files = find_files(path)
-    if not files:
-        raise SourceError(str(path), [f"no instances JSON: {_LAYOUT}"])
-    found = _Found()
-    read = {}
-    for split, file in files.items():
-        read[split], problems = read_instances(file)
-        found.problems += problems
-    grouping = group_categories(str(path), tuple(read.values()), categories)
-    try:
+    with listing(path, f"the folder: {_LAYOUT}", file="is a file: give the folder that it lies in"):
+        files = find_files(path)
+        if not files:
+            raise SourceError(str(path), [f"no instances JSON: {_LAYOUT}"])
+        found = _Found()
+        read = {}
+        for split, file in files.items():
+            read[split], problems = read_instances(file)
+            found.problems += problems
+        grouping = group_categories(str(path), tuple(read.values()), categories)
         for split, instances in read.items():
             _list_pictures(path, split, instances, grouping, found)
         if not found.records:
@@ -136,8 +127,6 @@ def open_coco(path: Path, *, categories: Sequence[str] = ()) -> Source:
         found.records.sort(key=lambda record: record.id)
         lists = tuple(files.values())
         fingerprint = digest_records(grouping.classes, found.records, lists)
-    except OSError as error:
-        raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
     return Source(
         kind="coco",
         where=str(path),

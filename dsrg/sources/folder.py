@@ -23,14 +23,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import read_image, read_mask
+from dsrg.image import read_mask
 from dsrg.sources.base import (
     SPLITS,
+    FileReader,
     Record,
     Source,
     SourceError,
     digest_records,
     find_clashes,
+    listing,
     make_id,
 )
 from dsrg.sources.class_folders import list_class_folders
@@ -50,20 +52,12 @@ _LAYOUTS = (
 
 
 @dataclass(frozen=True)
-class FolderReader:
+class FolderReader(FileReader):
     """Reads the files that a record names."""
-
-    def read_image(self, record: Record) -> NDArray[np.uint8]:
-        """Read one picture: (H, W, 3) uint8."""
-        return read_image(Path(record.picture))  # type: ignore[arg-type]
 
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none."""
         return read_mask(record.mask) if isinstance(record.mask, Path) else None
-
-    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
-        """Read one saliency map: (H, W) uint8, or None where there is none."""
-        return None if record.saliency is None else read_mask(record.saliency)
 
 
 def open_folder(path: Path) -> Source:
@@ -84,10 +78,7 @@ def open_folder(path: Path) -> Source:
     SourceError
         No such folder, no known layout, or a list that makes no sense as a whole.
     """
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "not found"
-        raise SourceError(str(path), [f"{what}. Set `source.path` to the folder of pictures: {_LAYOUTS}"])
-    try:
+    with listing(path, f"the folder of pictures: {_LAYOUTS}"):
         tables = [path / name for name in TABLES if (path / name).is_file()]
         if len(tables) > 1:
             raise SourceError(str(path), [f"has {' and '.join(TABLES)}: keep one"])
@@ -96,8 +87,6 @@ def open_folder(path: Path) -> Source:
         return _build_source(
             path, list_class_folders(path, leave_out=_BESIDE, layouts=_LAYOUTS), home=CLASS_FOLDER
         )
-    except OSError as error:
-        raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 
 
 # -- layouts -----------------------------------------------------------------------------------

@@ -28,15 +28,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import DecodeError, read_image, read_mask
+from dsrg.image import DecodeError, read_mask
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
 from dsrg.sources.base import (
+    FileReader,
     Record,
     Source,
     SourceError,
     count_things,
     digest_records,
     find_clashes,
+    listing,
     make_id,
 )
 from dsrg.sources.files import Files, index_files, strip_suffix
@@ -57,7 +59,7 @@ _LAYOUT = (
 
 
 @dataclass(frozen=True)
-class VocReader:
+class VocReader(FileReader):
     """Reads the files that a record names; ids of masks become class ids.
 
     Attributes
@@ -68,10 +70,6 @@ class VocReader:
 
     class_ids: tuple[int, ...]
 
-    def read_image(self, record: Record) -> NDArray[np.uint8]:
-        """Read one picture: (H, W, 3) uint8."""
-        return read_image(Path(record.picture))  # type: ignore[arg-type]
-
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none."""
         if not isinstance(record.mask, Path):
@@ -81,10 +79,6 @@ class VocReader:
         table = np.full(256, IGNORE_INDEX, np.uint8)
         table[: len(self.class_ids)] = self.class_ids
         return table[stored]
-
-    def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
-        """VOC comes without saliency maps: None."""
-        return None
 
 
 def find_devkits(path: Path) -> list[Path]:
@@ -121,19 +115,13 @@ def open_voc(path: Path, *, image_labels: str = "xml") -> Source:
     SourceError
         No such folder or layout, or a list that makes no sense as a whole.
     """
-    if not path.is_dir():
-        what = "is a file, not a folder" if path.exists() else "not found"
-        raise SourceError(str(path), [f"{what}. Set `source.path` to the devkit: {_LAYOUT}"])
-    found = find_devkits(path)
-    if len(found) != 1:
-        names = ", ".join(folder.name for folder in found)
-        raise SourceError(
-            str(path), [f"holds {names}: set `source.path` to one of them" if found else f"no VOC: {_LAYOUT}"]
-        )
-    try:
+    with listing(path, f"the devkit: {_LAYOUT}"):
+        found = find_devkits(path)
+        if len(found) != 1:
+            names = ", ".join(folder.name for folder in found)
+            what = f"holds {names}: set `source.path` to one of them" if found else f"no VOC: {_LAYOUT}"
+            raise SourceError(str(path), [what])
         return _list_year(found[0], image_labels=image_labels)
-    except OSError as error:
-        raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 
 
 @dataclass(frozen=True)
