@@ -17,6 +17,8 @@ import argparse
 import json
 import os
 import platform
+import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,17 +29,18 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from bench.training_step import CLASSES, draw_batch
 from dsrg.crf import refine_probs
 from dsrg.inference import activate_views, predict_probs
 from dsrg.models import ClassifierSpec
 from dsrg.objectives import LabelLoss, SeedingLoss, classification_loss
 from dsrg.training import build_optimizer, choose_device, fit
+from flows.params_file import edit_params
 from tasks.fitting import describe_segmenter
-from tasks.params import Params, check_params, expand_rounds, read_params
-from tasks.presets import list_presets, read_preset
+from tasks.params import Params, read_params
+from tasks.presets import list_presets
 
 ROOT = Path(__file__).resolve().parent.parent
-CLASSES = 21
 TRAIN, VAL = 10_582, 1_449
 WARM_UP = 3
 PICTURE = (375, 500)  # what most of VOC's pictures measure
@@ -47,16 +50,8 @@ class RandomSamples(Dataset[Any]):
     """Random pictures with random cues of three classes, made once."""
 
     def __init__(self, side: int, *, classifier: bool) -> None:
-        rng = np.random.default_rng(0)
-        coarse = torch.from_numpy(rng.random((1, 3, 8, 8), dtype=np.float32))
-        picture = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")[0]
-        held = torch.zeros(CLASSES - 1)
-        held[[4, 11]] = 1
-        cells = (-(-side // 16), -(-side // 16))
-        blocks = rng.choice([0, 5, 12, 255], p=[0.3, 0.15, 0.15, 0.4], size=cells)
-        cues = torch.from_numpy(np.kron(blocks, np.ones((16, 16), np.int64))[:side, :side])
-        valid = torch.ones_like(cues, dtype=torch.bool)
-        self.sample = (picture, held) if classifier else (picture, cues, held.bool(), valid)
+        picture, cues, held, valid = (part[0] for part in draw_batch(1, side))
+        self.sample = (picture, held.float()) if classifier else (picture, cues, held, valid)
 
     def __getitem__(self, number: int) -> Any:
         return self.sample
@@ -193,6 +188,15 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def read_with_preset(name: str) -> Params:
+    """Read the project's params with one preset written into a copy of them."""
+    with tempfile.TemporaryDirectory() as place:
+        shutil.copy(ROOT / "params.yaml", place)
+        shutil.copytree(ROOT / "presets", Path(place) / "presets")
+        edit_params(Path(place), preset=name)
+        return read_params(Path(place) / "params.yaml")
+
+
 def main() -> None:
     """Measure, print a line for each preset, write the numbers."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
@@ -206,19 +210,9 @@ def main() -> None:
     place = f"{machine}, {os.cpu_count()} cores, {options.precision}"
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text()) if file.exists() else {}
-    base = read_params(ROOT / "params.yaml").model_dump(mode="json")
     print(place)
     for name in options.presets or list_presets(ROOT):
-        preset = read_preset(ROOT, name)
-        values: dict[str, Any] = json.loads(json.dumps(base))
-        for key, value in preset.list_values().items():
-            *sections, last = key.split(".")
-            section = values
-            for part in sections:
-                section = section[part]
-            section[last] = value
-        values |= {"rounds": expand_rounds(preset.rounds), "final_round": str(preset.rounds)}
-        found = measure(check_params(values, path=Path(name)), options)
+        found = measure(read_with_preset(name), options)
         known.setdefault(name, {})[place] = found
         file.write_text(json.dumps(known, indent=2) + "\n")
         steps = " ".join(f"{stage} {1000 * s:.0f}" for stage, s in found["step_seconds"].items())

@@ -50,7 +50,7 @@ def main() -> None:
     spent = dict.fromkeys(("step", "crf", "growing", "unfolded"), 0.0)
     dsrg.objectives.grow_seeds_batch = _clock(dsrg.objectives.grow_seeds_batch, spent, "growing")  # type: ignore[attr-defined]
     dsrg.objectives.refine_batch = _clock(dsrg.objectives.refine_batch, spent, "crf")  # type: ignore[attr-defined]
-    batch = _draw_batch(settings.batch_size, settings.crop_size)
+    batch = draw_batch(settings.batch_size, settings.crop_size)
     steps = [
         _clock(_prepare_step(folded, loss, batch), spent, "step"),
         _clock(_prepare_step(plain, loss, batch), spent, "unfolded"),
@@ -90,12 +90,15 @@ def _prepare_step(segmenter: Segmenter, loss: SeedingLoss, batch: list[torch.Ten
     return step
 
 
-def _draw_batch(batch_size: int, side: int) -> list[torch.Tensor]:
+def draw_batch(batch_size: int, side: int) -> list[torch.Tensor]:
+    """Draw pictures with cues of three classes: images, cues, image labels and valid pixels."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.random((batch_size, 3, 8, 8), dtype=np.float32))
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
-    blocks = rng.choice([0, 5, 12, 255], p=[0.3, 0.15, 0.15, 0.4], size=(batch_size, side // 16, side // 16))
-    cues = torch.from_numpy(np.kron(blocks, np.ones((16, 16), np.int64)))
+    blocks = rng.choice(
+        [0, 5, 12, 255], p=[0.3, 0.15, 0.15, 0.4], size=(batch_size, -(-side // 16), -(-side // 16))
+    )
+    cues = torch.from_numpy(np.kron(blocks, np.ones((16, 16), np.int64))[:, :side, :side])
     image_labels = torch.zeros(batch_size, CLASSES - 1, dtype=torch.bool)
     image_labels[:, [4, 11]] = True
     valid = torch.ones_like(cues, dtype=torch.bool)

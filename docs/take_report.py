@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
-
-from docs.take_screenshots import IMAGES, shrink
+from docs.take_screenshots import IMAGES, shrink, ui
 
 
 def main() -> None:
     """Take the top of the page named on the command line."""
     page_file = Path(sys.argv[1]).resolve()
-    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1100, "height": 1500})
+    with tempfile.TemporaryDirectory() as place, ui.open_browser({"width": 1100, "height": 1500}) as page:
         page.goto(page_file.as_uri())
         page.wait_for_load_state("load")
         page.screenshot(path=Path(place) / "report.png")
-        browser.close()
         shrink(Path(place) / "report.png", IMAGES / "report.png")
     print(IMAGES / "report.png", file=sys.stderr)
 

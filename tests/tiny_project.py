@@ -98,6 +98,18 @@ def list_label_stages(params: Params) -> list[str]:
     return [*BEFORE_ROUNDS, *in_rounds]
 
 
+def run_everything(root: Path) -> tuple[Params, Workspace]:
+    """Run every stage in a new workspace at `root`."""
+    params, workspace = build_params(), Workspace(root)
+    write_params(params, root)
+    with without_tracking():
+        ingest(params, workspace)
+        for stage in [*list_label_stages(params), "baseline", "evaluate@1", "evaluate@2", "reference"]:
+            run_stage(params, workspace, stage)
+        run_stage(params, workspace, "report")
+    return params, workspace
+
+
 def ingest(params: Params, workspace: Workspace) -> None:
     """Ingest, then take the classes away from two pictures: real data holds such."""
     run_stage(params, workspace, "ingest")

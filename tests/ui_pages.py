@@ -9,22 +9,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
 SIZE = {"width": 1400, "height": 1000}
 
 
 @contextlib.contextmanager
-def open_browser() -> Iterator[Page]:
-    """Open an empty page; pages that a person has not seen yet ask nothing and advertise nothing."""
+def launch_browser() -> Iterator[Browser]:
+    """Launch a browser without a page."""
     with sync_playwright() as playwright:
         # root, as in a container, has no sandbox
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport=SIZE)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_browser(size: Any = SIZE) -> Iterator[Page]:
+    """Open an empty page; pages that a person has not seen yet ask nothing and advertise nothing."""
+    with launch_browser() as browser:
+        page = browser.new_page(viewport=size)
         page.set_default_timeout(60_000)
         yield page
-        browser.close()
 
 
 def open_deployments(page: Page, url: str) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tiny_project import build_params
+from tiny_project import run_everything
 
 from tasks.page import write_page
 
@@ -26,18 +25,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page of a tiny run, whose data set and pictures have names that break no line by themselves."""
     import json
 
-    from tiny_project import ingest, list_label_stages, run_stage, without_tracking, write_params
-
-    from tasks.workspace import Workspace
-
-    root = tmp_path_factory.mktemp("report")
-    params, workspace = build_params(), Workspace(root)
-    write_params(params, root)
-    with without_tracking():
-        ingest(params, workspace)
-        for stage in [*list_label_stages(params), "baseline", "evaluate@1", "evaluate@2", "reference"]:
-            run_stage(params, workspace, stage)
-        run_stage(params, workspace, "report")
+    params, workspace = run_everything(tmp_path_factory.mktemp("report"))
     place = "data/rounds/2/panels/pictures.json"
     pictures = json.loads(workspace.path(place).read_text())
     pictures["ranked"]["worst"][0] |= {"id": ALIEN, "classes": [ALIEN.replace(" ", "_")]}
@@ -47,15 +35,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
+    import ui_pages
 
-    chromium = shutil.which("chromium")
-    if chromium is None:
+    if ui_pages.CHROMIUM is None:
         pytest.fail("chromium not found: apt-get install chromium")
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    with ui_pages.launch_browser() as opened:
         yield opened
-        opened.close()
 
 
 def open_page(browser: Browser, address: str, size: Any, scheme: Any = "light") -> Page:

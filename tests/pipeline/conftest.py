@@ -37,25 +37,10 @@ def done_project(done_once: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which every stage ran, on a handful of pictures. Not to be changed: copy it."""
-    from tiny_project import (
-        build_params,
-        ingest,
-        list_label_stages,
-        run_stage,
-        without_tracking,
-        write_params,
-    )
-
-    from tasks.workspace import Workspace
+    from tiny_project import run_everything
 
     root = tmp_path_factory.mktemp("tiny")
-    params, workspace = build_params(), Workspace(root)
-    write_params(params, root)
-    with without_tracking():
-        ingest(params, workspace)
-        for stage in [*list_label_stages(params), "baseline", "evaluate@1", "evaluate@2", "reference"]:
-            run_stage(params, workspace, stage)
-        run_stage(params, workspace, "report")
+    run_everything(root)
     return root
 
 
