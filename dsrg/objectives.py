@@ -33,8 +33,9 @@ class SeedingLoss:
         ``C``.
     fg_threshold, bg_threshold : float
         Growing thresholds; see :func:`dsrg.growing.grow_seeds`.
-    grow_on : {"probs", "refined"}
-        Grow by the network's own probabilities, or by their CRF refinement as the official code does.
+    grow_on : {"probs", "refined", "none"}
+        Grow by the network's own probabilities, or by their CRF refinement as the official code does;
+        ``none`` learns from the cues as they are.
     boundary_weight : float
         Weight of the boundary loss; 0 leaves it out.
     crf : dict
@@ -52,7 +53,7 @@ class SeedingLoss:
         num_classes: int,
         fg_threshold: float,
         bg_threshold: float,
-        grow_on: Literal["probs", "refined"],
+        grow_on: Literal["probs", "refined", "none"],
         boundary_weight: float,
         crf: dict[str, float],
     ) -> None:
@@ -73,9 +74,11 @@ class SeedingLoss:
         refined = None
         if self.boundary_weight or self.grow_on == "refined":
             refined = refine_on_grid(probs, images, presents, crf=self.crf)
-        grown_by = refined if self.grow_on == "refined" and refined is not None else probs
-        grown_by = grown_by * valid[:, None]  # nothing is confident on padding, so nothing grows there
-        seeds = grow_seeds_batch(cues.cpu().numpy(), grown_by.cpu().numpy(), presents, **self.thresholds)
+        seeds = cues.cpu().numpy()
+        if self.grow_on != "none":
+            grown_by = refined if self.grow_on == "refined" and refined is not None else probs
+            grown_by = grown_by * valid[:, None]  # nothing is confident on padding, so nothing grows there
+            seeds = grow_seeds_batch(seeds, grown_by.cpu().numpy(), presents, **self.thresholds)
         loss = seed = balanced_seed_loss(log_probs, torch.from_numpy(seeds).to(images.device), valid)
         terms = {
             "seed_loss": float(seed.detach()),

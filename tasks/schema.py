@@ -177,7 +177,9 @@ class Train(Section):
     )
     dropout: float = Field(ge=0, lt=1, description="dropout before the class layer")
     boundary_weight: float = Field(ge=0, le=100, description="weight of the boundary loss")
-    grow_on: Literal["probs", "refined"] = Field(description="grow seeds by network or CRF output")
+    grow_on: Literal["probs", "refined", "none"] = Field(
+        description="grow seeds by network or CRF output, or not at all"
+    )
     fg_threshold: Probability = Field(description="growing: foreground joins over this")
     bg_threshold: Probability = Field(description="growing: background joins over this")
     crf: Crf = Field(description="CRF inside the training step, on the network's grid")

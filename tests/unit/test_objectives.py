@@ -165,6 +165,8 @@ def test_seeds_grow_as_far_as_the_network_is_sure() -> None:
     assert terms["seed_share"] == pytest.approx(0.5)
     _, terms = loss(Sure(), make_batch(cues, [[0, 1], [1, 0]]))
     assert terms["seed_share"] == pytest.approx((0.5 + 1 / 64) / 2)
+    _, terms = build_seeding(boundary_weight=0.0, grow_on="none")(Sure(), make_batch(cues, [[0, 1], [0, 1]]))
+    assert terms["seed_share"] == terms["cue_share"] == pytest.approx(1 / 64)
 
 
 @pytest.mark.parametrize("boundary_weight", [0.0, 1.0])

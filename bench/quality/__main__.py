@@ -1,0 +1,128 @@
+"""Measure what each part of the method brings: ``python -m bench.quality``.
+
+Every row of the table is the pipeline with one thing changed (``--list`` shows them), run with three
+random seeds, which change the classifier as well as the segmenter. A difference that is not larger than
+what seeds alone make is called noise. Rows that are done are not run again, so the command can be
+stopped and continued; their common stages are shared through DVC's cache; MLflow has each as a study
+with the tag ``bench.row``.
+
+    python -m bench.quality                                   # both drawn data sets, small: about 3 hours
+    python -m bench.quality --rows chain --seeds 0            # a part of it
+    python -m bench.quality --data ~/coco6 --held-out 180 80  # a folder; only its training pictures
+    python -m bench.quality --data ~/coco6 --size full --rows round-2 reference
+    python -m bench.quality --table                           # only write docs/quality.md again
+
+Numbers go to ``bench/quality/results.json``, the table to ``docs/quality.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.quality.data import DRAWN, SIZES, prepare_data
+from bench.quality.rows import ROWS, choose_rows
+from bench.quality.run import Bench
+from bench.quality.table import write_table
+from tasks import console
+from tasks.errors import UserError
+from tasks.workspace import WORK, replace_whole
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).with_name("results.json")
+TABLE = ROOT / "docs" / "quality.md"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    options = _parse(arguments)
+    try:
+        if options.list:
+            columns = ("row", "what is different", "measured against")
+            console.print_table("", columns, [(row.name, row.about, row.against) for row in ROWS])
+            return 0
+        if not options.table:
+            measure(options)
+        write_table(_read(), TABLE)
+        console.say(f"table: {TABLE.relative_to(ROOT)}")
+    except UserError as error:
+        console.fail(str(error))
+        return 2
+    return 0
+
+
+def measure(options: argparse.Namespace) -> None:
+    """Run every row that is not done, and keep each one's numbers as soon as it is."""
+    size = SIZES[options.size]
+    place = ROOT / WORK / "quality"
+    held_out = tuple(options.held_out) if options.held_out else None
+    sets = [prepare_data(name, size, place, held_out=held_out) for name in options.data]
+    jobs = [(seed, row) for seed in options.seeds for row in choose_rows(options.rows)]
+    for data in sets:
+        bench = Bench.open(ROOT, data, size)
+        known = f"{data.name} {size.name}"
+        for number, (seed, row) in enumerate(jobs, start=1):
+            mark = bench.configure(row, seed)
+            title = f"{known}: {row.name}, seed {seed} ({number} of {len(jobs)})"
+            done = _read().get(known, {}).get(row.name, {}).get(str(seed), {})
+            if done.get("mark") == mark:
+                console.say(f"{title}: done before")
+                continue
+            console.say(title)
+            found = bench.run(row, seed, on_line=_show if options.verbose else _hide)
+            _keep(known, row.name, seed, {"mark": mark, **found})
+            said = " ".join(f"{name} {value:g}" for name, value in found.items() if name != "seconds")
+            console.say(f"  {timedelta(seconds=round(found['seconds']))}  {said}")
+        bench.close()
+
+
+def _show(line: str) -> None:
+    if not line.startswith(console.PROGRESS_PREFIX):
+        console.say(f"  {line}")
+
+
+def _hide(line: str) -> None:
+    del line
+
+
+def _read() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    return found
+
+
+def _keep(known: str, row: str, seed: int, numbers: dict[str, Any]) -> None:
+    results = _read()
+    results.setdefault(known, {}).setdefault(row, {})[str(seed)] = numbers
+    with replace_whole(RESULTS) as partial:
+        partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data", nargs="+", default=list(DRAWN), help="synthetic, defects, or folders")
+    parser.add_argument("--rows", nargs="+", default=["all"], help="rows or groups (default: all)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--size", choices=tuple(SIZES), default="small")
+    parser.add_argument(
+        "--held-out",
+        nargs=2,
+        type=int,
+        metavar=("TRAIN", "VAL"),
+        help="of folders: so many training pictures to train on, so many others to score on",
+    )
+    parser.add_argument("--list", action="store_true", help="show the rows and stop")
+    parser.add_argument("--table", action="store_true", help="write the table from what was measured")
+    parser.add_argument("--verbose", action="store_true", help="show what stages say")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

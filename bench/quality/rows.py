@@ -1,0 +1,129 @@
+"""What the ablation compares: each row is a change of params, and the row that it is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.errors import UserError
+
+DEFAULT = "boundary"  # the first round of params.yaml as it is
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes
+    ----------
+    name : str
+        Short, the same in files, in MLflow's tag ``bench.row`` and on the command line.
+    about : str
+        What is different, for the table.
+    against : str
+        The row that it differs from in this one thing; empty for the first.
+    changes : mapping
+        Dotted params and their values, over ``params.yaml`` and the size of the bench.
+    rounds : int
+        How many rounds are run; the row's numbers are those of the last.
+    group : str
+        Under which heading the table shows it.
+    """
+
+    name: str
+    about: str
+    against: str = DEFAULT
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 1
+    group: str = "ideas"
+
+    @property
+    def scores_cams(self) -> bool:
+        """Whether the CAMs are scored too: those of the first row, and where they are others."""
+        return self.name == DEFAULT or any(key.startswith(("classify.", "cams.")) for key in self.changes)
+
+
+def _turn_off(name: str, about: str, **changes: Any) -> Row:
+    return Row(f"no-{name}", f"without {about}", changes=_dot(changes))
+
+
+def _dot(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {key.replace("__", "."): value for key, value in changes.items()}
+
+
+# One added to the other, as in the paper's own ablation; the CRF is a column of every row.
+CHAIN = (
+    Row(
+        "cues",
+        "cues only",
+        against="",
+        changes={"train.grow_on": "none", "train.boundary_weight": 0.0},
+        group="chain",
+    ),
+    Row("growing", "+ growing", against="cues", changes={"train.boundary_weight": 0.0}, group="chain"),
+    Row("boundary", "+ boundary loss = round 1", against="growing", group="chain"),
+    Row("round-2", "+ round 2", against="boundary", rounds=2, group="chain"),
+    Row("round-3", "+ round 3", against="round-2", rounds=3, group="chain"),
+)
+
+# The official method as far as params can say it (presets/paper-vgg16.yaml), on the same network and size.
+OFFICIAL = Row(
+    "official",
+    "official settings, same network",
+    against="round-2",
+    rounds=2,
+    group="official",
+    changes={
+        "cams.scales": [1.0],
+        "cams.flip": False,
+        "cams.affinity_power": 0.0,
+        "cues.rule": "threshold",
+        "cues.fg_threshold": 0.2,
+        "cues.bg_threshold": 0.05,
+        "train.init": "imagenet",
+        "train.skip_channels": 0,
+        "train.min_scale": 0.64,
+        "train.max_scale": 1.0,
+        "train.grow_on": "refined",
+        "train.crf.bilateral_xy": 6.67,
+        "train.crf.gaussian_xy": 0.25,
+        "relabel.flip": False,
+        "refine.seed_weight": 0.0,
+        "refine.crf.bilateral_weight": 10.0,
+        "refine.crf.bilateral_xy": 80.0,
+        "refine.crf.bilateral_rgb": 13.0,
+        "evaluate.flip": False,
+        "evaluate.crf.bilateral_weight": 10.0,
+        "evaluate.crf.bilateral_xy": 80.0,
+        "evaluate.crf.bilateral_rgb": 13.0,
+    },
+)
+
+REFERENCE = Row("reference", "the same network on the true masks", against="", rounds=2, group="reference")
+
+ROWS = (*CHAIN, OFFICIAL)
+GROUPS = {
+    "chain": "one added to the other",
+    "official": "",
+    "ideas": "each alone",
+    "reference": "full supervision",
+}
+
+
+def choose_rows(names: Sequence[str]) -> list[Row]:
+    """Choose rows by name or group; ``all`` are all.
+
+    Raises
+    ------
+    UserError
+        There is no such row.
+    """
+    everything = [*ROWS, REFERENCE]
+    if "all" in names:
+        return everything
+    known = {row.name for row in everything} | set(GROUPS)
+    unknown = sorted(set(names) - known)
+    if unknown:
+        raise UserError(f"`--rows` must be of {', '.join(sorted(known))}, got {unknown[0]!r}")
+    return [row for row in everything if row.name in names or row.group in names]
