@@ -49,6 +49,8 @@ _TAGS = {
     "prefect.flow_run_id": "DSRG_FLOW_RUN_ID",
     "prefect.flow_run_url": "DSRG_FLOW_RUN_URL",
     "dvc.experiment": "DSRG_EXPERIMENT",
+    "bench.row": "DSRG_BENCH_ROW",
+    "bench.seed": "DSRG_BENCH_SEED",
 }
 
 

@@ -80,7 +80,6 @@ OFFICIAL = Row(
         "cams.affinity_power": 0.0,
         "cues.rule": "threshold",
         "cues.fg_threshold": 0.2,
-        "cues.bg_threshold": 0.05,
         "train.init": "imagenet",
         "train.skip_channels": 0,
         "train.min_scale": 0.64,
