@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
+from tiny_project import PROJECT
+
 from bench.quality.data import SIZES, prepare_data
 from bench.quality.defects import CLASSES, draw_folder
 from bench.quality.rows import REFERENCE, ROWS, choose_rows
 from bench.quality.table import describe_share, describe_spread, write_table
-from PIL import Image
-from tiny_project import PROJECT
-
 from flows.params_file import edit_params
 from tasks.errors import UserError
 from tasks.params import read_params
@@ -110,7 +110,7 @@ def test_held_out_pictures_are_training_pictures(defects: Path, tmp_path: Path) 
 
 
 def test_a_name_that_is_no_data_set_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no folder with labels.csv"):
+    with pytest.raises(UserError, match=r"no folder with labels\.csv"):
         prepare_data(str(tmp_path / "nothing"), SIZES["small"], tmp_path)
 
 
