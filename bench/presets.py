@@ -123,6 +123,7 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
         fg_threshold=train.fg_threshold,
         bg_threshold=train.bg_threshold,
         grow_on=train.grow_on,
+        log_odds=1.0,
         boundary_weight=train.boundary_weight,
         crf=crf,
     )

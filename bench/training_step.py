@@ -44,6 +44,7 @@ def main() -> None:
         fg_threshold=settings.fg_threshold,
         bg_threshold=settings.bg_threshold,
         grow_on=settings.grow_on,
+        log_odds=1.0,
         boundary_weight=settings.boundary_weight,
         crf=settings.crf.model_dump(),
     )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -76,6 +79,61 @@ def balanced_seed_loss(log_probs: Tensor, seeds: Tensor, valid: Tensor | None = 
     background = terms[:, BACKGROUND] / counts[:, BACKGROUND].clamp(min=COUNT_FLOOR)
     foreground = terms[:, first:].sum(dim=1) / counts[:, first:].sum(dim=1).clamp(min=COUNT_FLOOR)
     return (background + foreground).mean()
+
+
+def measure_log_odds(shares: Sequence[tuple[float, float]]) -> float:
+    """Measure by how much the seed loss favours foreground: the log of background's share over foreground's.
+
+    Parameters
+    ----------
+    shares : sequence of (float, float)
+        Of each picture, the shares of its pixels that are background and foreground cues.
+
+    Returns
+    -------
+    float
+        Pictures without foreground cues, which the foreground's term leaves out, count for the background
+        only. 0 where there is only one of the two.
+
+    Examples
+    --------
+    >>> round(measure_log_odds([(0.8, 0.1), (0.6, 0.0)]), 3)  # log(0.7 / 0.1)
+    1.946
+    """
+    background = [share for share, _ in shares if share > 0]
+    foreground = [share for _, share in shares if share > 0]
+    if not background or not foreground:
+        return 0.0
+    mean_background = math.fsum(background) / len(shares)
+    return math.log(mean_background * len(foreground) / math.fsum(foreground))
+
+
+def balance_logits(logits: Tensor, *, log_odds: float) -> Tensor:
+    """Take `log_odds` off the background's logits, which the balanced seed loss is then given.
+
+    That loss counts a picture's foreground as much as its background, so a network that is trained on it
+    directly draws rare classes too large: it answers as if both were equally common. With this between the
+    two, it is the network's own logits that follow how common they are [1]_.
+
+    Parameters
+    ----------
+    logits : (B, C, h, w) float
+    log_odds : float
+        :func:`measure_log_odds`, or a part of it. 0 changes nothing.
+
+    Returns
+    -------
+    (B, C, h, w) float
+
+    References
+    ----------
+    .. [1] Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, equation 10.
+    """
+    if log_odds == 0:
+        return logits
+    offset = logits.new_zeros(logits.shape[1])
+    offset[BACKGROUND] = log_odds
+    return logits - offset[:, None, None]
 
 
 def boundary_loss(log_probs: Tensor, refined_probs: Tensor, valid: Tensor | None = None) -> Tensor:

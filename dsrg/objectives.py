@@ -14,7 +14,13 @@ from torch.nn import functional
 from dsrg.crf import refine_batch
 from dsrg.growing import grow_seeds_batch
 from dsrg.labels import IGNORE_INDEX, list_present
-from dsrg.losses import balanced_seed_loss, boundary_loss, floor_log_probs, pixel_cross_entropy
+from dsrg.losses import (
+    balance_logits,
+    balanced_seed_loss,
+    boundary_loss,
+    floor_log_probs,
+    pixel_cross_entropy,
+)
 
 
 def classification_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
@@ -36,6 +42,8 @@ class SeedingLoss:
     grow_on : {"probs", "refined", "none"}
         Grow by the network's own probabilities, or by their CRF refinement as the official code does;
         ``none`` learns from the cues as they are.
+    log_odds : float
+        What the seed loss sees is :func:`dsrg.losses.balance_logits`; 0 as published.
     boundary_weight : float
         Weight of the boundary loss; 0 leaves it out.
     crf : dict
@@ -54,10 +62,12 @@ class SeedingLoss:
         fg_threshold: float,
         bg_threshold: float,
         grow_on: Literal["probs", "refined", "none"],
+        log_odds: float,
         boundary_weight: float,
         crf: dict[str, float],
     ) -> None:
         self.num_classes = num_classes
+        self.log_odds = log_odds
         self.thresholds = {"fg_threshold": fg_threshold, "bg_threshold": bg_threshold}
         self.grow_on = grow_on
         self.boundary_weight = boundary_weight
@@ -65,7 +75,8 @@ class SeedingLoss:
 
     def __call__(self, model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
         images, cue_maps, image_labels, valid_pixels = batch
-        log_probs = floor_log_probs(model(images).float())
+        logits = model(images).float()
+        log_probs = floor_log_probs(logits)
         grid = log_probs.shape[-2:]
         valid = shrink_valid(valid_pixels, grid)
         cues = shrink_label_maps(cue_maps, grid, num_classes=self.num_classes)
@@ -79,7 +90,8 @@ class SeedingLoss:
             grown_by = refined if self.grow_on == "refined" and refined is not None else probs
             grown_by = grown_by * valid[:, None]  # nothing is confident on padding, so nothing grows there
             seeds = grow_seeds_batch(seeds, grown_by.cpu().numpy(), presents, **self.thresholds)
-        loss = seed = balanced_seed_loss(log_probs, torch.from_numpy(seeds).to(images.device), valid)
+        balanced = floor_log_probs(balance_logits(logits, log_odds=self.log_odds))
+        loss = seed = balanced_seed_loss(balanced, torch.from_numpy(seeds).to(images.device), valid)
         terms = {
             "seed_loss": float(seed.detach()),
             "cue_share": float(cues.any(1).float().mean()),

@@ -176,6 +176,9 @@ class Train(Section):
         description="width of the shallow branch that sharpens edges; 0 = none, as in the paper",
     )
     dropout: float = Field(ge=0, lt=1, description="dropout before the class layer")
+    logit_adjustment: float = Field(
+        ge=0, le=1, description="how far foreground and background follow the cues' shares"
+    )
     boundary_weight: float = Field(ge=0, le=100, description="weight of the boundary loss")
     grow_on: Literal["probs", "refined", "none"] = Field(
         description="grow seeds by network or CRF output, or not at all"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from dsrg.labels import BACKGROUND, IGNORE_INDEX
+from dsrg.losses import measure_log_odds
 from dsrg.models import read_model_digest
 from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.store import ImageStore, LabelStore
@@ -53,7 +57,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 segmenter,
                 spec,
                 targets,
-                _choose_loss(params, first=first, num_classes=images.index.num_classes),
+                _choose_loss(params, targets, images, first=first),
                 params,
                 images=images,
                 rows=images.index.rows("train"),
@@ -69,16 +73,29 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     console.say(f"{name}: {record.describe_speed()}")
 
 
-def _choose_loss(params: Params, *, first: bool, num_classes: int) -> SeedingLoss | LabelLoss:
+def _choose_loss(
+    params: Params, targets: LabelStore, images: ImageStore, *, first: bool
+) -> SeedingLoss | LabelLoss:
     settings = params.train
     crf = settings.crf.model_dump()
     if not first:
         return LabelLoss(boundary_weight=params.retrain.boundary_weight, crf=crf)
     return SeedingLoss(
-        num_classes=num_classes,
+        num_classes=images.index.num_classes,
         fg_threshold=settings.fg_threshold,
         bg_threshold=settings.bg_threshold,
         grow_on=settings.grow_on,
+        log_odds=settings.logit_adjustment and settings.logit_adjustment * _weigh_cues(targets, images),
         boundary_weight=settings.boundary_weight,
         crf=crf,
     )
+
+
+def _weigh_cues(cues: LabelStore, images: ImageStore) -> float:
+    """Measure how much more common background is than foreground, by the cues of all training pictures."""
+    shares = []
+    for row in console.track([int(row) for row in images.index.rows("train")], "train@1 weigh cues"):
+        cue = cues.read(row, images.index.sizes[row])
+        background, known = np.count_nonzero(cue == BACKGROUND), np.count_nonzero(cue != IGNORE_INDEX)
+        shares.append((background / cue.size, (known - background) / cue.size))
+    return measure_log_odds(shares)

@@ -84,6 +84,7 @@ OFFICIAL = Row(
         "train.skip_channels": 0,
         "train.min_scale": 0.64,
         "train.max_scale": 1.0,
+        "train.logit_adjustment": 0.0,
         "train.grow_on": "refined",
         "train.crf.bilateral_xy": 6.67,
         "train.crf.gaussian_xy": 0.25,

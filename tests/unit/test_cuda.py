@@ -127,7 +127,13 @@ def train(device: str, precision: Any, picture: np.ndarray, loss: Any, checkpoin
 def test_a_training_is_that_of_the_cpu(picture: np.ndarray, kind: str):
     loss = (
         SeedingLoss(
-            num_classes=3, fg_threshold=0.85, bg_threshold=0.99, grow_on="probs", boundary_weight=1.0, crf=CRF
+            num_classes=3,
+            fg_threshold=0.85,
+            bg_threshold=0.99,
+            grow_on="probs",
+            log_odds=0.5,
+            boundary_weight=1.0,
+            crf=CRF,
         )
         if kind == "seeds"
         else LabelLoss(boundary_weight=0.0, crf=CRF)

@@ -9,7 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from dsrg.losses import balanced_seed_loss, boundary_loss, floor_log_probs, pixel_cross_entropy
+from dsrg.losses import (
+    balance_logits,
+    balanced_seed_loss,
+    boundary_loss,
+    floor_log_probs,
+    measure_log_odds,
+    pixel_cross_entropy,
+)
 
 
 def draw_inputs(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,6 +55,38 @@ def test_seed_loss_equals_the_official_formula() -> None:
     bg = -(lp * s)[:, 0].sum((1, 2)) / np.maximum(s[:, 0].sum((1, 2)), 1e-4)
     fg = -(lp * s)[:, 1:].sum((1, 2, 3)) / np.maximum(s[:, 1:].sum((1, 2, 3)), 1e-4)
     assert balanced_seed_loss(log_probs, seeds).item() == pytest.approx(bg.mean() + fg.mean(), rel=1e-5)
+
+
+def test_log_odds_are_those_of_cues_whose_foreground_is_rare() -> None:
+    shares = [(0.5, 0.01), (0.7, 0.03), (0.9, 0.0)]  # the last picture holds no class
+    assert measure_log_odds(shares) == pytest.approx(math.log(0.7 / 0.02))
+    assert measure_log_odds([(0.2, 0.6)]) == pytest.approx(math.log(0.2 / 0.6))
+    assert measure_log_odds([(1.0, 0.0)]) == measure_log_odds([(0.0, 1.0)]) == measure_log_odds([]) == 0
+
+
+def test_a_network_learns_how_common_classes_are_through_balanced_logits() -> None:
+    """Where pixels look alike, the balanced loss alone ends at 1/2, with log-odds taken off at the share."""
+    seeds = torch.zeros(1, 2, 10, 10, dtype=torch.bool)
+    seeds[0, 0] = True
+    seeds[0, :, 0] = False
+    seeds[0, 1, 0] = True  # a tenth is foreground
+    log_odds = measure_log_odds([(0.9, 0.1)])
+    for given, expected in ((0.0, 0.5), (log_odds, 0.1), (log_odds / 2, 0.25)):
+        bias = torch.zeros(2, requires_grad=True)
+        optimizer = torch.optim.LBFGS([bias], max_iter=100)
+        _minimise(optimizer, bias, seeds, given)
+        assert torch.softmax(bias, 0)[1].item() == pytest.approx(expected, abs=1e-3)
+
+
+def _minimise(optimizer: torch.optim.LBFGS, bias: Tensor, seeds: Tensor, log_odds: float) -> None:
+    def close() -> float:
+        optimizer.zero_grad()
+        logits = bias[None, :, None, None].expand(1, 2, 10, 10)
+        loss = balanced_seed_loss(floor_log_probs(balance_logits(logits, log_odds=log_odds)), seeds)
+        loss.backward()
+        return loss.item()
+
+    optimizer.step(close)
 
 
 def test_an_image_without_seeds_adds_nothing_and_no_nan() -> None:

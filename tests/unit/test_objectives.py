@@ -99,6 +99,7 @@ def build_seeding(**changes: Any) -> SeedingLoss:
         "fg_threshold": 0.85,
         "bg_threshold": 0.99,
         "grow_on": "probs",
+        "log_odds": 0.0,
         "boundary_weight": 1.0,
         "crf": CRF,
     }
