@@ -25,6 +25,8 @@ class Row:
         The row that it differs from in this one thing; empty for the first.
     changes : mapping
         Dotted params and their values, over ``params.yaml`` and the size of the bench.
+    scaled : mapping
+        Dotted params that are multiplied: lengths, which depend on the size of the bench.
     rounds : int
         How many rounds are run; the row's numbers are those of the last.
     group : str
@@ -35,21 +37,15 @@ class Row:
     about: str
     against: str = DEFAULT
     changes: Mapping[str, Any] = field(default_factory=dict)
+    scaled: Mapping[str, float] = field(default_factory=dict)
     rounds: int = 1
     group: str = "ideas"
 
     @property
     def scores_cams(self) -> bool:
         """Whether the CAMs are scored too: those of the first row, and where they are others."""
-        return self.name == DEFAULT or any(key.startswith(("classify.", "cams.")) for key in self.changes)
-
-
-def _turn_off(name: str, about: str, **changes: Any) -> Row:
-    return Row(f"no-{name}", f"without {about}", changes=_dot(changes))
-
-
-def _dot(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {key.replace("__", "."): value for key, value in changes.items()}
+        changed = (*self.changes, *self.scaled)
+        return self.name == DEFAULT or any(key.startswith(("classify.", "cams.")) for key in changed)
 
 
 # One added to the other, as in the paper's own ablation; the CRF is a column of every row.
@@ -91,18 +87,65 @@ OFFICIAL = Row(
         "relabel.flip": False,
         "refine.seed_weight": 0.0,
         "refine.crf.bilateral_weight": 10.0,
-        "refine.crf.bilateral_xy": 80.0,
         "refine.crf.bilateral_rgb": 13.0,
         "evaluate.flip": False,
         "evaluate.crf.bilateral_weight": 10.0,
-        "evaluate.crf.bilateral_xy": 80.0,
         "evaluate.crf.bilateral_rgb": 13.0,
     },
+    scaled={"cams.size": 0.5, "refine.crf.bilateral_xy": 80 / 49, "evaluate.crf.bilateral_xy": 80 / 49},
+)
+
+# One thing changed in round 1, or in round 2 where round 1 would not show it.
+IDEAS = (
+    Row(
+        "cams-smaller",
+        "CAMs at 1.5 times the size of the classifier's crops, not 2",
+        scaled={"cams.size": 0.75},
+    ),
+    Row(
+        "cams-one-view", "CAMs at one scale, not mirrored", changes={"cams.scales": [1.0], "cams.flip": False}
+    ),
+    Row("cams-finer", "CAMs on a grid of 8 pixels, not 16", changes={"cams.output_stride": 8}),
+    Row("no-affinity", "CAMs not spread over look-alike cells", changes={"cams.affinity_power": 0.0}),
+    Row("threshold-cues", "cues by thresholds, not by agreement", changes={"cues.rule": "threshold"}),
+    Row("imagenet-init", "trunk from ImageNet, not from the classifier", changes={"train.init": "imagenet"}),
+    Row("no-skip", "no shallow branch in the network", changes={"train.skip_channels": 0}),
+    Row("no-adjustment", "balanced loss as published", changes={"train.logit_adjustment": 0.0}),
+    Row("full-adjustment", "loss balanced not at all", changes={"train.logit_adjustment": 1.0}),
+    Row("grow-on-refined", "growing on the CRF's output", changes={"train.grow_on": "refined"}),
+    Row(
+        "official-crf",
+        "the official CRF at the end",
+        changes={"evaluate.crf.bilateral_weight": 10.0, "evaluate.crf.bilateral_rgb": 13.0},
+        scaled={"evaluate.crf.bilateral_xy": 80 / 49},
+    ),
+    Row("three-scales", "val at three scales, not one", changes={"evaluate.scales": [0.75, 1.0, 1.25]}),
+    Row(
+        "no-seed-weight",
+        "round 2 from labels that seeds do not count in",
+        against="round-2",
+        rounds=2,
+        changes={"refine.seed_weight": 0.0},
+    ),
+    Row(
+        "sure-labels",
+        "round 2 from pixels of at least 0.7",
+        against="round-2",
+        rounds=2,
+        changes={"refine.min_confidence": 0.7},
+    ),
+    Row(
+        "fresh-round-2",
+        "round 2 from ImageNet, as long as round 1",
+        against="round-2",
+        rounds=2,
+        changes={"retrain.init": "imagenet", "retrain.epochs": 8},
+    ),
 )
 
 REFERENCE = Row("reference", "the same network on the true masks", against="", rounds=2, group="reference")
 
-ROWS = (*CHAIN, OFFICIAL)
+ROWS = (*CHAIN, OFFICIAL, *IDEAS)
 GROUPS = {
     "chain": "one added to the other",
     "official": "",

@@ -23,7 +23,7 @@ from flows.run_folders import open_run_folder, remove_run_folder
 from flows.versioning import run_child
 from tasks.errors import UserError
 from tasks.params import read_params
-from tasks.tracking import digest_study
+from tasks.tracking import digest_study, flatten
 
 Numbers = dict[str, float]
 
@@ -72,6 +72,10 @@ class Bench:
             "train.random_seed": seed,
             **row.changes,
         }
+        defaults = flatten(read_params(self.folder / "params.yaml").model_dump(mode="json"))
+        for key, factor in row.scaled.items():
+            value = settings.get(key, defaults[key])
+            settings[key] = round(value * factor) if isinstance(value, int) else round(value * factor, 1)
         if self.data.folder is None:
             settings |= {
                 "source.num_train": self.size.train,

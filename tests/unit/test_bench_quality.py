@@ -44,15 +44,16 @@ def test_rows_have_names_of_their_own_and_are_measured_against_one_another() -> 
         assert row.against in {"", *names[:number]}, f"{row.name} comes before what it is measured against"
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.changes], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.changes or row.scaled], ids=lambda row: row.name)
 def test_a_row_changes_what_it_says_and_nothing_that_is_so_already(row: object, tmp_path: Path) -> None:
     assert isinstance(row, type(ROWS[0]))
     shutil.copy(PROJECT / "tasks" / "defaults.yaml", tmp_path / "params.yaml")
+    edit_params(tmp_path, settings=[f"{key}={value}" for key, value in SIZES["small"].changes.items()])
     before = flatten(read_params(tmp_path / "params.yaml").model_dump(mode="json"))
-    settings = [f"{key}={str(value).lower()}" for key, value in row.changes.items()]
-    edit_params(tmp_path, settings=settings)
+    values = {**row.changes, **{key: round(before[key] * by) for key, by in row.scaled.items()}}
+    edit_params(tmp_path, settings=[f"{key}={str(value).lower()}" for key, value in values.items()])
     after = flatten(read_params(tmp_path / "params.yaml").model_dump(mode="json"))
-    assert {key for key in after if after[key] != before[key]} == set(row.changes)
+    assert {key for key in after if after[key] != before[key]} == set(values)
 
 
 def test_rows_are_chosen_by_name_or_group() -> None:
