@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.agreement import measure_areas, score_agreement
 from dsrg.labels import list_present
 from dsrg.metrics import count_pixels
 from dsrg.panels import choose_rows, draw_panel, overlay_cam, stack_panels, write_png
@@ -122,6 +123,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             rows=rows,
             description=name,
         )
+        summary["image_labels"] = score_image_labels(inputs, params, work, rows)
         if available:
             summary["train"] = score_train(inputs, params)
             summary["val"] = summarise_val(scores, index.classes)
@@ -136,6 +138,24 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     study.log_round(params, workspace, round_key)
     _show(summary, round_key)
     console.say(f"panels: {folder.relative_to(workspace.root)}")
+
+
+def score_image_labels(inputs: Inputs, params: Params, work: StageWork, rows: list[int]) -> dict[str, Any]:
+    """Score predicted val pictures by their image-level labels, which needs no truth.
+
+    Returns
+    -------
+    dict
+        ``images``: how many; ``raw`` and ``crf``, each as of `dsrg.agreement.score_agreement`.
+    """
+    index = ImageStore(inputs.images).index
+    areas = np.zeros((2, len(rows), index.num_classes))
+    for number, row in enumerate(rows):
+        for kind, label_map in enumerate(draw_val(work, params, images=inputs.images, row=row)):
+            areas[kind, number] = measure_areas(label_map, num_classes=index.num_classes)
+    image_labels = index.image_labels[rows].reshape(len(rows), -1)
+    raw, refined = (score_agreement(part, image_labels) for part in areas)
+    return {"images": len(rows), "raw": raw, "crf": refined}
 
 
 def score_train(inputs: Inputs, params: Params) -> dict[str, Any]:

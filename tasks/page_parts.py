@@ -7,7 +7,7 @@ from typing import Any
 
 from dsrg.charts import draw_chart
 from tasks.plot_rows import LABELS
-from tasks.summary import Row, list_rows
+from tasks.summary import Row, describe_agreement, list_rows
 
 Part = dict[str, Any]
 _CURVES = {
@@ -47,7 +47,8 @@ def describe_headline(found: Mapping[str, Any], summary: Mapping[str, Any], pict
             "about": f"of the pixels of {len(changed)} val pictures keep their class under the CRF",
             "sentences": [
                 "The source has no true masks, so neither labels nor network can be scored. "
-                "Look at the pictures: those where network and CRF agree least come last."
+                "Look at the pictures: those where network and CRF agree least come last.",
+                *describe_agreement(summary),
             ],
             "cards": [
                 *((about, _percent(value)) for about, value in cards),
@@ -74,6 +75,7 @@ def describe_headline(found: Mapping[str, Any], summary: Mapping[str, Any], pict
     if best != last:
         better = _percent(summary["rounds"][best]["val"]["miou_crf"])
         sentences.append(f"Round {best} was better: {better} %.")
+    sentences += describe_agreement(summary)
     return {
         "value": _percent(val["miou_crf"]),
         "about": f"mIoU of network + CRF on {count} val pictures, round {last}",

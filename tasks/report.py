@@ -12,7 +12,16 @@ from tasks import console, study
 from tasks.page import PAGE, build_page
 from tasks.params import Params
 from tasks.plot_rows import list_plots
-from tasks.summary import COLUMNS, SUMMARY, Row, list_rows, print_scores, read_metrics, summarise_run
+from tasks.summary import (
+    COLUMNS,
+    SUMMARY,
+    Row,
+    describe_agreement,
+    list_rows,
+    print_scores,
+    read_metrics,
+    summarise_run,
+)
 from tasks.workspace import Workspace
 
 PLOTS = "metrics/plots"
@@ -43,7 +52,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             workspace.write_json(f"{PLOTS}/{name}.json", points)
         work.publish("reports", "reports")
     study.log_study(params, workspace)
-    print_scores(rows)
+    print_scores(summary)
     console.say(f"report: {PAGE}, reports/summary.md")
     for panel in panels:
         console.say(f"panels: {panel}")
@@ -73,6 +82,8 @@ def write_page(
         ]
     else:
         lines += ["The source has no masks, so labels and network cannot be scored.", ""]
+    if sentences := describe_agreement(summarise_run(found)):
+        lines += [" ".join(sentences), ""]
     if plots:
         lines += ["## Plots", "", *[f"![{Path(name).stem}]({name})" for name in plots], ""]
     if panels:

@@ -97,11 +97,13 @@ def list_points(params: Params, evaluated: Mapping[str, Any], summary: Mapping[s
         if found["available"]:
             for name, value in _flatten_evaluation(found):
                 add(name, value, _number(params, key))
+        for name, value in found.get("image_labels", {}).get("raw", {}).items():
+            add(f"val/image_labels/{name}", value, _number(params, key))
     for key, scores in summary.get("rounds", {}).items():
         for name in ("share_of_reference", "share_of_reference_crf"):
             add(f"val/{name}", scores["val"].get(name), _number(params, key))
     for name, value in tracking.flatten(summary).items():
-        if not name.startswith(("rounds.", "baseline.cues.")) and not isinstance(value, bool):
+        if not name.startswith(("rounds.", "agreement.", "baseline.cues.")) and not isinstance(value, bool):
             add(name.replace(".", "/"), value, 0)
     return points
 

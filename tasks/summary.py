@@ -13,6 +13,7 @@ SUMMARY = "metrics/summary.json"
 COLUMNS = ("", "mIoU", "mIoU, labelled only", "fg precision", "fg recall", "coverage", "of reference")
 SHORT = ("", "mIoU", "known", "fg P", "fg R", "cover", "of ref")
 _POLICIES = {"as_background": "unlabelled_as_background", "excluded": "unlabelled_excluded"}
+_ASTRAY = 0.01  # by how much a later round must agree less: two networks that are equally good differ by less
 
 Row = tuple[str, ...]
 
@@ -38,6 +39,10 @@ def summarise_run(found: Mapping[str, Any]) -> dict[str, Any]:
     reference = _summarise_val(found["reference"], None)
     summary: dict[str, Any] = {"available": bool(found["baseline"].get("available"))}
     summary["classifier"] = found["classify"].get("val", {})
+    summary["agreement"] = {
+        key: stages["evaluate"].get("image_labels", {}).get("raw", {}).get("agreement")
+        for key, stages in found["rounds"].items()
+    }
     if not summary["available"]:
         return summary
     baseline = found["baseline"]
@@ -89,8 +94,30 @@ def list_rows(summary: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def print_scores(rows: Sequence[Row]) -> None:
-    """Print the rows of :func:`list_rows` as a table that fits a narrow terminal."""
+def describe_agreement(summary: Mapping[str, Any]) -> list[str]:
+    """Describe how well each round agrees with the image-level labels of val, and which round that favours.
+
+    Returns
+    -------
+    list of str
+        Sentences; none where no val picture has a label.
+    """
+    rounds = {key: value for key, value in summary.get("agreement", {}).items() if value is not None}
+    if not rounds:
+        return []
+    values = ", ".join(f"{100 * value:.1f} % in round {key}" for key, value in rounds.items())
+    sentences = [f"The network agrees with the image-level labels of val to {values}: no mask needed."]
+    best, last = max(rounds, key=lambda key: rounds[key]), list(rounds)[-1]
+    if rounds[best] - rounds[last] > _ASTRAY:
+        sentences.append(
+            f"By that, later rounds went astray: dsrg rounds {best}, then dsrg run, ends with round {best}."
+        )
+    return sentences
+
+
+def print_scores(summary: Mapping[str, Any]) -> None:
+    """Print the rows of :func:`list_rows` as a table that fits a narrow terminal, and the agreement."""
+    rows = list_rows(summary)
     if rows:
         console.print_table("labels (train) and network (val) against the true masks, %", SHORT, rows)
         console.say(
@@ -98,6 +125,8 @@ def print_scores(rows: Sequence[Row]) -> None:
         )
     else:
         console.say("no true masks: no scores to show")
+    for sentence in describe_agreement(summary):
+        console.say(sentence)
 
 
 def _summarise_labels(found: Mapping[str, Any]) -> dict[str, float | None]:

@@ -142,11 +142,11 @@ def table(json: Json = False, root: Root = Path()) -> None:
 def _show_results(root: Path) -> None:
     from flows.results import list_panels
     from tasks.page import PAGE
-    from tasks.summary import SUMMARY, list_rows, print_scores
+    from tasks.summary import SUMMARY, print_scores
     from tasks.tracking_places import locate_pages
     from tasks.workspace import Workspace
 
-    print_scores(list_rows(Workspace(root).read_json(SUMMARY, stage="report")))
+    print_scores(Workspace(root).read_json(SUMMARY, stage="report"))
     if (root / PAGE).exists():
         console.say(f"report   {root / PAGE}")
     panels = list_panels(root)

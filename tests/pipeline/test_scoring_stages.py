@@ -327,10 +327,16 @@ def test_without_masks_nothing_is_scored_and_all_of_it_says_so(
     write_other_metrics(workspace, {"available": False})
     report.run(params, workspace)
     assert read_json(workspace, "metrics/baseline.json") == {"available": False}
-    assert read_json(workspace, "metrics/rounds/1/evaluate.json") == {"available": False}
-    assert read_json(workspace, "metrics/summary.json")["available"] is False
+    found = read_json(workspace, "metrics/rounds/1/evaluate.json")
+    assert set(found) == {"available", "image_labels"}
+    assert found["available"] is False
+    assert found["image_labels"]["images"] == 2
+    summary = read_json(workspace, "metrics/summary.json")
+    assert summary["available"] is False
+    assert summary["agreement"] == {"1": found["image_labels"]["raw"]["agreement"]}
     assert workspace.path("data/rounds/1/panels/train.png").is_file()
     assert "no true masks" in capsys.readouterr().out
     assert recorder.models[0]["scores"] == {}
-    assert not any(name.startswith(("val/", "pseudo_labels/")) for name in recorder.points)
+    scores = {name for name in recorder.points if name.startswith(("val/", "pseudo_labels/"))}
+    assert all(name.startswith("val/image_labels/") for name in scores)
     assert "cannot be scored" in workspace.path("reports/summary.md").read_text()
