@@ -105,17 +105,31 @@ class SeedingLoss:
 
 
 class LabelLoss:
-    """Later rounds (and the reference): learn from label maps by cross-entropy at full crop size.
+    """Later rounds (and the reference): learn from label maps at full crop size.
 
     Parameters
     ----------
+    balance : {"none", "picture"}
+        Cross-entropy of all pixels, as published; or background and foreground of each picture each by
+        their own mean, as in round 1.
+    log_odds : float
+        Of balance "picture": what the loss sees is :func:`dsrg.losses.balance_logits`.
     boundary_weight : float
         Weight of the boundary loss; 0 leaves it out.
     crf : dict
         As for :class:`SeedingLoss`.
     """
 
-    def __init__(self, *, boundary_weight: float, crf: dict[str, float]) -> None:
+    def __init__(
+        self,
+        *,
+        balance: Literal["none", "picture"],
+        log_odds: float,
+        boundary_weight: float,
+        crf: dict[str, float],
+    ) -> None:
+        self.balance = balance
+        self.log_odds = log_odds
         self.boundary_weight = boundary_weight
         self.crf = crf
 
@@ -125,8 +139,13 @@ class LabelLoss:
         large = functional.interpolate(
             logits, size=label_maps.shape[-2:], mode="bilinear", align_corners=False
         )
-        loss = pixel_cross_entropy(large, label_maps)
-        terms = {"cross_entropy": float(loss.detach())}
+        if self.balance == "none":
+            loss = pixel_cross_entropy(large, label_maps)
+            terms = {"cross_entropy": float(loss.detach())}
+        else:
+            balanced = floor_log_probs(balance_logits(large, log_odds=self.log_odds))
+            loss = balanced_seed_loss(balanced, spread_classes(label_maps, logits.shape[1]))
+            terms = {"label_loss": float(loss.detach())}
         if self.boundary_weight:
             log_probs = floor_log_probs(logits)
             valid = shrink_valid(valid_pixels, log_probs.shape[-2:])
@@ -136,6 +155,14 @@ class LabelLoss:
             loss = loss + self.boundary_weight * boundary
             terms["boundary_loss"] = float(boundary.detach())
         return loss, terms
+
+
+def spread_classes(label_maps: Tensor, num_classes: int) -> Tensor:
+    """Give each class a plane: (B, H, W) int64, 255 where unlabelled, to (B, C, H, W) bool."""
+    planes = functional.one_hot(
+        torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps), num_classes + 1
+    )
+    return planes[..., :num_classes].permute(0, 3, 1, 2).bool()
 
 
 def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: int) -> Tensor:

@@ -14,6 +14,7 @@ _CURVES = {
     "seed_loss": "seed loss",
     "boundary_loss": "boundary loss",
     "cross_entropy": "cross-entropy",
+    "label_loss": "label loss",
     "loss": "total",
 }
 

@@ -56,7 +56,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 segmenter,
                 spec,
                 truth,
-                LabelLoss(boundary_weight=0.0, crf=params.train.crf.model_dump()),
+                LabelLoss(
+                    balance="none", log_odds=0.0, boundary_weight=0.0, crf=params.train.crf.model_dump()
+                ),
                 params,
                 images=images,
                 rows=rows,

@@ -204,6 +204,9 @@ class Retrain(Section):
     epochs: int = Field(ge=1, le=1000, description="passes over the training pictures")
     lr: Rate = Field(description="learning rate of the trunk at the first step")
     init: Literal["previous", "imagenet"] = Field(description="weights a round starts from")
+    balance: Literal["none", "picture"] = Field(
+        description="cross-entropy of all pixels, or foreground and background each by its mean"
+    )
     boundary_weight: float = Field(ge=0, le=100, description="weight of the boundary loss")
 
 

@@ -78,24 +78,33 @@ def _choose_loss(
 ) -> SeedingLoss | LabelLoss:
     settings = params.train
     crf = settings.crf.model_dump()
+    balanced = first or params.retrain.balance == "picture"
+    adjustment = settings.logit_adjustment if balanced else 0.0
+    log_odds = adjustment and adjustment * _weigh(targets, images)
     if not first:
-        return LabelLoss(boundary_weight=params.retrain.boundary_weight, crf=crf)
+        return LabelLoss(
+            balance=params.retrain.balance,
+            log_odds=log_odds,
+            boundary_weight=params.retrain.boundary_weight,
+            crf=crf,
+        )
     return SeedingLoss(
         num_classes=images.index.num_classes,
         fg_threshold=settings.fg_threshold,
         bg_threshold=settings.bg_threshold,
         grow_on=settings.grow_on,
-        log_odds=settings.logit_adjustment and settings.logit_adjustment * _weigh_cues(targets, images),
+        log_odds=log_odds,
         boundary_weight=settings.boundary_weight,
         crf=crf,
     )
 
 
-def _weigh_cues(cues: LabelStore, images: ImageStore) -> float:
-    """Measure how much more common background is than foreground, by the cues of all training pictures."""
+def _weigh(labels: LabelStore, images: ImageStore) -> float:
+    """Measure how much more common background is than foreground, by the labels of all training pictures."""
     shares = []
-    for row in console.track([int(row) for row in images.index.rows("train")], "train@1 weigh cues"):
-        cue = cues.read(row, images.index.sizes[row])
-        background, known = np.count_nonzero(cue == BACKGROUND), np.count_nonzero(cue != IGNORE_INDEX)
-        shares.append((background / cue.size, (known - background) / cue.size))
+    for row in console.track([int(row) for row in images.index.rows("train")], "weigh labels"):
+        label_map = labels.read(row, images.index.sizes[row])
+        background = np.count_nonzero(label_map == BACKGROUND)
+        known = np.count_nonzero(label_map != IGNORE_INDEX)
+        shares.append((background / label_map.size, (known - background) / label_map.size))
     return measure_log_odds(shares)

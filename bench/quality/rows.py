@@ -82,6 +82,7 @@ OFFICIAL = Row(
         "train.max_scale": 1.0,
         "train.logit_adjustment": 0.0,
         "train.grow_on": "refined",
+        "retrain.balance": "none",
         "train.crf.bilateral_xy": 6.67,
         "train.crf.gaussian_xy": 0.25,
         "relabel.flip": False,
@@ -103,6 +104,11 @@ IDEAS = (
         scaled={"cams.size": 0.75},
     ),
     Row(
+        "cams-three-scales",
+        "CAMs at 0.75, 1 and 1.25 times, not 1 and 1.5",
+        changes={"cams.scales": [0.75, 1.0, 1.25]},
+    ),
+    Row(
         "cams-one-view", "CAMs at one scale, not mirrored", changes={"cams.scales": [1.0], "cams.flip": False}
     ),
     Row("cams-finer", "CAMs on a grid of 8 pixels, not 16", changes={"cams.output_stride": 8}),
@@ -120,6 +126,13 @@ IDEAS = (
         scaled={"evaluate.crf.bilateral_xy": 80 / 49},
     ),
     Row("three-scales", "val at three scales, not one", changes={"evaluate.scales": [0.75, 1.0, 1.25]}),
+    Row(
+        "cross-entropy",
+        "round 2 by cross-entropy as published",
+        against="round-2",
+        rounds=2,
+        changes={"retrain.balance": "none"},
+    ),
     Row(
         "no-seed-weight",
         "round 2 from labels that seeds do not count in",

@@ -136,7 +136,7 @@ def test_a_training_is_that_of_the_cpu(picture: np.ndarray, kind: str):
             crf=CRF,
         )
         if kind == "seeds"
-        else LabelLoss(boundary_weight=0.0, crf=CRF)
+        else LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF)
     )
     on_cpu = train("cpu", "32-true", picture, loss)[1]
     on_gpu = train("cuda", "32-true", picture, loss)[1]
@@ -147,15 +147,29 @@ def test_a_training_is_that_of_the_cpu(picture: np.ndarray, kind: str):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_half_precision_learns_too(picture: np.ndarray, precision: str):
-    losses = train("cuda", precision, picture, LabelLoss(boundary_weight=1.0, crf=CRF))[1]
+    losses = train(
+        "cuda", precision, picture, LabelLoss(balance="none", log_odds=0.0, boundary_weight=1.0, crf=CRF)
+    )[1]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_checkpoint_of_the_gpu_goes_on(picture: np.ndarray, tmp_path: Path):
     file = tmp_path / "last.ckpt"
-    segmenter, _ = train("cuda", "32-true", picture, LabelLoss(boundary_weight=0.0, crf=CRF), file)
-    again, losses = train("cuda", "32-true", picture, LabelLoss(boundary_weight=0.0, crf=CRF), file)
+    segmenter, _ = train(
+        "cuda",
+        "32-true",
+        picture,
+        LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF),
+        file,
+    )
+    again, losses = train(
+        "cuda",
+        "32-true",
+        picture,
+        LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF),
+        file,
+    )
     assert losses == []
     for name, tensor in segmenter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name

@@ -173,7 +173,7 @@ def test_seeds_grow_as_far_as_the_network_is_sure() -> None:
 @pytest.mark.parametrize("boundary_weight", [0.0, 1.0])
 def test_later_rounds_learn_from_label_maps(boundary_weight: float) -> None:
     model = build_segmenter()
-    loss, terms = LabelLoss(boundary_weight=boundary_weight, crf=CRF)(
+    loss, terms = LabelLoss(balance="none", log_odds=0.0, boundary_weight=boundary_weight, crf=CRF)(
         model, make_batch(draw_cues(), [[0, 1], [0, 0]])
     )
     assert terms["cross_entropy"] == pytest.approx(math.log(3), abs=0.5)
@@ -181,9 +181,40 @@ def test_later_rounds_learn_from_label_maps(boundary_weight: float) -> None:
     assert sum(measure_gradients(model, loss)) > 0
 
 
+def test_later_rounds_are_as_balanced_as_the_first() -> None:
+    """A tenth of alike pixels is foreground: the network ends at 1/10, or part of the way to 1/2."""
+
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(2))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.bias[None, :, None, None].expand(len(images), 2, 10, 10)
+
+    label_map = torch.zeros(1, 10, 10, dtype=torch.int64)
+    label_map[0, 0] = 1
+    shares = math.log(0.9 / 0.1)
+    for followed, expected in ((1.0, 0.1), (0.5, 0.25), (0.0, 0.5)):
+        model = Bias()
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=100)
+        criterion = LabelLoss(balance="picture", log_odds=followed * shares, boundary_weight=0.0, crf=CRF)
+
+        def close() -> float:
+            optimizer.zero_grad()  # noqa: B023
+            loss, _ = criterion(model, make_batch(label_map, [[1]]))  # noqa: B023
+            loss.backward()
+            return float(loss.detach())
+
+        optimizer.step(close)
+        assert torch.softmax(model.bias, 0)[1].item() == pytest.approx(expected, abs=1e-3)
+
+
 def test_unlabelled_pictures_teach_nothing_in_later_rounds() -> None:
     model = build_segmenter()
-    loss, terms = LabelLoss(boundary_weight=0.0, crf=CRF)(model, make_batch(UNLABELLED, [[1, 1], [0, 0]]))
+    loss, terms = LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF)(
+        model, make_batch(UNLABELLED, [[1, 1], [0, 0]])
+    )
     assert terms["cross_entropy"] == 0
     assert sum(measure_gradients(model, loss)) == 0
 
