@@ -13,7 +13,7 @@ from tiny_data import CRF, build_tiny_backbone
 from torch import Tensor, nn
 
 from dsrg.models.segmenter import Segmenter
-from dsrg.objectives import LabelLoss, SeedingLoss, refine_on_grid, shrink_label_maps
+from dsrg.objectives import LabelLoss, SeedingLoss, refine_on_grid, shrink_label_maps, spread_classes
 
 
 def draw(text: str) -> NDArray[np.uint8]:
@@ -210,13 +210,20 @@ def test_later_rounds_are_as_balanced_as_the_first() -> None:
         assert torch.softmax(model.bias, 0)[1].item() == pytest.approx(expected, abs=1e-3)
 
 
-def test_unlabelled_pictures_teach_nothing_in_later_rounds() -> None:
+@pytest.mark.parametrize("balance", ["none", "picture"])
+def test_unlabelled_pictures_teach_nothing_in_later_rounds(balance: Any) -> None:
     model = build_segmenter()
-    loss, terms = LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF)(
-        model, make_batch(UNLABELLED, [[1, 1], [0, 0]])
-    )
-    assert terms["cross_entropy"] == 0
+    criterion = LabelLoss(balance=balance, log_odds=0.7, boundary_weight=0.0, crf=CRF)
+    loss, terms = criterion(model, make_batch(UNLABELLED, [[1, 1], [0, 0]]))
+    assert list(terms.values()) == [0]
     assert sum(measure_gradients(model, loss)) == 0
+
+
+def test_classes_get_planes_and_unlabelled_pixels_none() -> None:
+    planes = spread_classes(torch.tensor([[[0, 2], [255, 1]]]), 3)
+    assert planes.shape == (1, 3, 2, 2)
+    assert planes.sum(1).tolist() == [[[1, 1], [0, 1]]]
+    assert planes.int().argmax(1)[0, 0].tolist() == [0, 2]
 
 
 def test_padding_neither_grows_nor_counts() -> None:
