@@ -115,7 +115,7 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     classify = time_steps(
         classifier, [classifier.head], classification_loss, small, params.classify.batch_size, options
     )
-    segmenter = describe_segmenter(params, names).build(weights="none")
+    segmenter = describe_segmenter(params, names, log_odds=0.0).build(weights="none")
     head = [segmenter.aspp] + ([segmenter.skip] if segmenter.skip is not None else [])
     crf = train.crf.model_dump()
     seeding = SeedingLoss(

@@ -35,7 +35,7 @@ def main() -> None:
     settings = params.train
     torch.manual_seed(0)
     classes = tuple(f"class{number}" for number in range(1, CLASSES))
-    spec = describe_segmenter(params, classes)
+    spec = describe_segmenter(params, classes, log_odds=0.0)
     folded = _build(spec)
     with mock.patch("dsrg.models.folding.fold_norms"):
         plain = _build(spec)

@@ -9,6 +9,8 @@ import numpy as np
 import pydensecrf.densecrf as densecrf
 from numpy.typing import NDArray
 
+from dsrg.labels import BACKGROUND
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -27,6 +29,7 @@ def refine_probs(
     bilateral_rgb: float,
     gaussian_weight: float,
     gaussian_xy: float,
+    foreground_offset: float = 0.0,
 ) -> NDArray[np.float32]:
     """Refine class probabilities by mean-field inference in a fully connected CRF.
 
@@ -50,6 +53,9 @@ def refine_probs(
         Standard deviations in pixels, over 0.
     bilateral_rgb : float
         Standard deviation in grey levels of 0 to 255, over 0.
+    foreground_offset : float
+        Added to the log-probability of every class but the first, which is background. A CRF rubs out what
+        is small and rare; over 0, less of it.
 
     Returns
     -------
@@ -84,6 +90,7 @@ def refine_probs(
         bilateral_rgb=bilateral_rgb,
         gaussian_weight=gaussian_weight,
         gaussian_xy=gaussian_xy,
+        foreground_offset=foreground_offset,
     )
     refined: NDArray[np.float32] = stack[0]
     return refined
@@ -99,6 +106,7 @@ def refine_stack(
     bilateral_rgb: float,
     gaussian_weight: float,
     gaussian_xy: float,
+    foreground_offset: float = 0.0,
 ) -> NDArray[np.float32]:
     """Refine several maps of one picture; its filters, a third of the work, are built only once.
 
@@ -131,6 +139,7 @@ def refine_stack(
         crf.addPairwiseBilateral(sxy=bilateral_xy, srgb=bilateral_rgb, rgbim=picture, compat=bilateral_weight)
     for number, probs in enumerate(stack):
         energy = -np.log(np.maximum(probs, np.float32(PROB_FLOOR)))
+        energy[BACKGROUND + 1 :] -= np.float32(foreground_offset)
         crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(classes, -1), np.float32))
         refined[number] = np.asarray(crf.inference(iterations)).reshape(classes, height, width)
     return refined

@@ -40,6 +40,7 @@ PIPELINE_KEYS = (
 )
 EVALUATE_KEYS = (
     "evaluate.flip",
+    "evaluate.crf_adjustment",
     "evaluate.crf.iterations",
     "evaluate.crf.bilateral_weight",
     "evaluate.crf.bilateral_xy",

@@ -97,6 +97,7 @@ def add_round(run: str = "", more: str = "") -> State:
 @flow(name="dsrg-re-evaluate", flow_run_name=_name_evaluation)
 def evaluate_again(
     evaluate_flip: bool,
+    evaluate_crf_adjustment: float,
     evaluate_crf_iterations: int,
     evaluate_crf_bilateral_weight: float,
     evaluate_crf_bilateral_xy: float,

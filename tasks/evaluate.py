@@ -66,6 +66,13 @@ class Inputs:
         """Open cues, seeds or pseudo_labels."""
         return LabelStore(getattr(self, kind), _NAMES[kind], stage=_STAGES[kind].format(self.round_key))
 
+    def show(self, work: StageWork, params: Params, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read what the segmenter drew of a val picture, as it is and with the CRF: both (H, W) uint8."""
+        from dsrg.models import load_segmenter_spec
+
+        log_odds = load_segmenter_spec(self.segmenter).log_odds
+        return draw_val(work, params, images=self.images, row=row, log_odds=log_odds)
+
     def open_truth(self) -> LabelStore:
         """Open the true masks."""
         return LabelStore(self.truth, "gt_label", stage="ingest")
@@ -105,7 +112,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     }
     name = f"evaluate@{round_key}"
     with workspace.stage(name, fingerprint=fingerprint) as work:
-        segmenter, _ = load_segmenter(inputs.segmenter)
+        segmenter, spec = load_segmenter(inputs.segmenter)
         available = bool(truth.attributes["available"])
         summary: dict[str, Any] = {"available": available}
         index = images.index
@@ -121,6 +128,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             images=inputs.images,
             truth=inputs.truth if available else None,
             rows=rows,
+            log_odds=spec.log_odds,
             description=name,
         )
         summary["image_labels"] = score_image_labels(inputs, params, work, rows)
@@ -151,7 +159,7 @@ def score_image_labels(inputs: Inputs, params: Params, work: StageWork, rows: li
     index = ImageStore(inputs.images).index
     areas = np.zeros((2, len(rows), index.num_classes))
     for number, row in enumerate(rows):
-        for kind, label_map in enumerate(draw_val(work, params, images=inputs.images, row=row)):
+        for kind, label_map in enumerate(inputs.show(work, params, row)):
             areas[kind, number] = measure_areas(label_map, num_classes=index.num_classes)
     image_labels = index.image_labels[rows].reshape(len(rows), -1)
     raw, refined = (score_agreement(part, image_labels) for part in areas)
@@ -295,7 +303,7 @@ def _list_columns(
     picture = images.read_image(row)
     columns = [Column("picture", picture)]
     if split == "val":
-        raw, refined = draw_val(work, params, images=inputs.images, row=row)
+        raw, refined = inputs.show(work, params, row)
         columns += [Column.lay("network", picture, raw), Column.lay("network + CRF", picture, refined)]
     else:
         count = len(list_present(images.index.image_labels[row])) - 1

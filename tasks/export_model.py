@@ -69,7 +69,7 @@ def export_model(root: Path, out: Path, *, kind: str | None, round_key: str | No
     about = describe_network(
         ("background", *spec.classes),
         input_size=spec.input_size,
-        settings=list_drawing(params),
+        settings=list_drawing(params, log_odds=spec.log_odds),
         source=params.source.name,
         round=key,
         run=_read_run(root),

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dsrg.labels import BACKGROUND, IGNORE_INDEX
+from dsrg.losses import measure_log_odds
 from dsrg.models import SegmenterSpec, load_classifier, load_segmenter, save_model
 from dsrg.models.segmenter import Segmenter
 from dsrg.samples import SegmenterSamples
@@ -128,8 +130,19 @@ def record_steps(description: str, tracker: Any, work: StageWork) -> Iterator[St
             record.close()
 
 
-def describe_segmenter(params: Params, classes: tuple[str, ...]) -> SegmenterSpec:
-    """Describe the segmenter that params ask for."""
+def weigh_labels(labels: LabelStore, images: ImageStore, rows: NDArray[np.int64]) -> float:
+    """Measure how much more common background is than foreground; see `dsrg.losses.measure_log_odds`."""
+    shares = []
+    for row in console.track(rows.tolist(), "weigh labels"):
+        label_map = labels.read(row, images.index.sizes[row])
+        background = np.count_nonzero(label_map == BACKGROUND)
+        known = np.count_nonzero(label_map != IGNORE_INDEX)
+        shares.append((background / label_map.size, (known - background) / label_map.size))
+    return measure_log_odds(shares)
+
+
+def describe_segmenter(params: Params, classes: tuple[str, ...], *, log_odds: float) -> SegmenterSpec:
+    """Describe the segmenter that params ask for; `log_odds` is of what it is trained on."""
     settings = params.train
     return SegmenterSpec(
         backbone=params.backbone.name,
@@ -141,6 +154,7 @@ def describe_segmenter(params: Params, classes: tuple[str, ...]) -> SegmenterSpe
         dropout=settings.dropout,
         skip_channels=settings.skip_channels,
         input_size=settings.crop_size,
+        log_odds=round(log_odds, 6),
     )
 
 

@@ -29,6 +29,7 @@ from tasks.params import Params, read_params
 from tasks.predict_models import Model, open_model
 from tasks.predict_outputs import Outputs
 from tasks.predict_pictures import Picture, list_pictures
+from tasks.prediction import describe_crf
 
 MIN_PEAK = 0.01
 MAX_SIDE = 1024
@@ -93,7 +94,7 @@ def predict_pictures(given: Sequence[Path], out: Path, wishes: Wishes, *, root: 
     begun = time.monotonic()
     pictures = list_pictures(given, leave_out=out)
     model = open_model(wishes.model, root=root, device=_choose_device(wishes, root))
-    style = choose_style(wishes, model.settings, root=root)
+    style = choose_style(wishes, model.settings, log_odds=model.log_odds, root=root)
     outputs = Outputs(out, model.network.classes, _list_settings(model, style))
     done = outputs.list_done(pictures, overwrite=wishes.overwrite)
     outputs.begin()
@@ -116,7 +117,7 @@ def predict_pictures(given: Sequence[Path], out: Path, wishes: Wishes, *, root: 
     }
 
 
-def choose_style(wishes: Wishes, settings: dict[str, Any], *, root: Path) -> Style:
+def choose_style(wishes: Wishes, settings: dict[str, Any], *, log_odds: float, root: Path) -> Style:
     """Choose how to draw: as asked, else as the model says, else ``params.yaml``, else `DEFAULTS`.
 
     Raises
@@ -127,7 +128,8 @@ def choose_style(wishes: Wishes, settings: dict[str, Any], *, root: Path) -> Sty
     found: dict[str, Any] = {}
     if not {"scales", "flip", "crf"} <= settings.keys():
         own = root / "params.yaml"
-        found = read_params(own if own.exists() else DEFAULTS).evaluate.model_dump()
+        params = read_params(own if own.exists() else DEFAULTS)
+        found = {**params.evaluate.model_dump(), "crf": describe_crf(params, log_odds)}
     found |= settings
     max_side = wishes.max_side or int(found.get("max_side", MAX_SIDE))
     overlap = wishes.overlap if wishes.overlap is not None else (wishes.tile or 0) // 4
@@ -144,10 +146,23 @@ def choose_style(wishes: Wishes, settings: dict[str, Any], *, root: Path) -> Sty
     return style
 
 
-def list_drawing(params: Params) -> dict[str, Any]:
-    """List how a project's label maps are drawn, as its models say it of themselves."""
-    evaluate = params.evaluate.model_dump(mode="json")
-    return {**evaluate, "max_side": MAX_SIDE, "min_peak": MIN_PEAK}
+def list_drawing(params: Params, *, log_odds: float) -> dict[str, Any]:
+    """List how a project's label maps are drawn, as its models say it of themselves.
+
+    Parameters
+    ----------
+    params : Params
+    log_odds : float
+        Of the segmenter's spec.
+    """
+    evaluate = params.evaluate
+    return {
+        "scales": list(evaluate.scales),
+        "flip": evaluate.flip,
+        "crf": describe_crf(params, log_odds),
+        "max_side": MAX_SIDE,
+        "min_peak": MIN_PEAK,
+    }
 
 
 def _check_style(style: Style, wishes: Wishes) -> None:

@@ -35,12 +35,15 @@ class Model:
         sha256 of its file.
     settings : dict
         How it is meant to draw (``scales``, ``flip``, ``crf``, ``max_side``), as far as it says.
+    log_odds : float
+        Of the segmenter's spec, for a CRF that the settings do not describe.
     """
 
     network: Network
     source: str
     digest: str
     settings: dict[str, Any]
+    log_odds: float = 0.0
 
 
 def locate_segmenter(root: Path, *, round_key: str | None = None) -> Path:
@@ -105,7 +108,8 @@ def _open_checkpoint(path: Path, *, source: str, device: str, settings: dict[str
         segmenter, spec = load_segmenter(path)
     except (ModelFileError, ValueError) as error:
         raise UserError(str(error)) from None
-    return Model(TorchNetwork(segmenter, spec.classes, chosen), source, hash_file(path), settings)
+    network = TorchNetwork(segmenter, spec.classes, chosen)
+    return Model(network, source, hash_file(path), settings, spec.log_odds)
 
 
 def _open_onnx(path: Path, *, source: str, device: str) -> Model:

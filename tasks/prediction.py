@@ -79,13 +79,27 @@ class Scores:
 
 
 def score_val(
-    segmenter: Any, params: Params, work: StageWork, *, images: Path, truth: Path, description: str
+    segmenter: Any,
+    params: Params,
+    work: StageWork,
+    *,
+    images: Path,
+    truth: Path,
+    log_odds: float,
+    description: str,
 ) -> dict[str, Any]:
     """Score a segmenter on the val split, as it is and with a CRF; see `score_pictures`, `summarise_val`."""
     index = ImageStore(images).index
     rows = [int(row) for row in index.rows("val")]
     scores = score_pictures(
-        segmenter, params, work, images=images, truth=truth, rows=rows, description=description
+        segmenter,
+        params,
+        work,
+        images=images,
+        truth=truth,
+        rows=rows,
+        log_odds=log_odds,
+        description=description,
     )
     return summarise_val(scores, index.classes)
 
@@ -98,6 +112,7 @@ def score_pictures(
     images: Path,
     truth: Path | None,
     rows: list[int],
+    log_odds: float,
     description: str,
 ) -> Scores:
     """Predict pictures and compare them with the truth, if there is one, and with what the CRF makes of them.
@@ -116,6 +131,8 @@ def score_pictures(
         The true masks; None leaves all counts at 0.
     rows : list of int
         Which pictures.
+    log_odds : float
+        Of the segmenter's spec.
     description : str
         Shown with the progress.
     """
@@ -128,7 +145,7 @@ def score_pictures(
             predictions=_folder(work),
             rows=tuple(rows[start : start + _ROWS_PER_JOB]),
             num_classes=index.num_classes,
-            crf=params.evaluate.crf.model_dump(),
+            crf=describe_crf(params, log_odds),
         )
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]
@@ -140,6 +157,20 @@ def score_pictures(
         scores.pictures += part.pictures
     scores.pictures.sort(key=lambda picture: picture.row)
     return scores
+
+
+def describe_crf(params: Params, log_odds: float) -> dict[str, Any]:
+    """Describe the CRF after a segmenter, as keyword values of `dsrg.crf.refine_probs`.
+
+    Parameters
+    ----------
+    params : Params
+        ``evaluate``: the CRF, and how far it leans.
+    log_odds : float
+        Of the segmenter's spec.
+    """
+    offset = round(params.evaluate.crf_adjustment * log_odds, 6)
+    return {**params.evaluate.crf.model_dump(), "foreground_offset": offset}
 
 
 def summarise_val(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -227,11 +258,11 @@ def score_rows(job: ScoreJob) -> Scores:
 
 
 def draw_val(
-    work: StageWork, params: Params, *, images: Path, row: int
+    work: StageWork, params: Params, *, images: Path, row: int, log_odds: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read a predicted val picture's label maps for a panel, as predicted and with the CRF."""
     picture = ImageStore(images).read_image(row)
-    return read_prediction(_folder(work), row, picture, crf=params.evaluate.crf.model_dump())
+    return read_prediction(_folder(work), row, picture, crf=describe_crf(params, log_odds))
 
 
 def _folder(work: StageWork) -> Path:

@@ -8,7 +8,7 @@ from dsrg.models import read_model_digest
 from dsrg.objectives import LabelLoss
 from dsrg.store import ImageStore, LabelStore
 from tasks import console, tracking
-from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter
+from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter, weigh_labels
 from tasks.params import Params
 from tasks.prediction import score_val
 from tasks.workspace import Workspace
@@ -45,8 +45,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "epochs": epochs,
         "evaluate": params.evaluate.model_dump(),
     }
-    spec = describe_segmenter(params, images.index.classes)
     with workspace.stage("reference", fingerprint=fingerprint) as work:
+        spec = describe_segmenter(params, images.index.classes, log_odds=weigh_labels(truth, images, rows))
         seed_weights(params.train.random_seed)
         segmenter = start_segmenter(
             spec, init=params.train.init, file=initial, weights=params.backbone.weights
@@ -75,6 +75,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 work,
                 images=images_path,
                 truth=truth_path,
+                log_odds=spec.log_odds,
                 description="reference val",
             )
         scores = {"available": True, "epochs": epochs, **scores}

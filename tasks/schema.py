@@ -232,6 +232,9 @@ class Evaluate(Section):
 
     scales: Scales = Field(description="input scales that are averaged")
     flip: bool = Field(description="average with the mirrored picture")
+    crf_adjustment: float = Field(
+        ge=0, le=1, description="how far the CRF leans to the rarer of foreground and background"
+    )
     crf: Crf = Field(description="CRF at picture size")
 
 

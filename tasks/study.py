@@ -255,13 +255,15 @@ def _prepare_images(pictures: Mapping[str, Path], *, step: int, place: Path) -> 
 
 
 def _log_model(run: tracking.Run, params: Params, workspace: Workspace, points: Points, *, step: int) -> None:
+    from dsrg.models import load_segmenter_spec
+
     weights = workspace.path(f"data/rounds/{params.round_keys[-1]}/segmenter.safetensors")
     if not weights.is_file():
         return
     run.log_model(
         weights,
         data=tracking.name_data(params),
-        settings=list_drawing(params),
+        settings=list_drawing(params, log_odds=load_segmenter_spec(weights).log_odds),
         classes=["background", *tracking.read_attributes(workspace).get("classes", [])],
         scores={
             name: points[name][step] for name in ("val/miou", "val/miou_crf") if step in points.get(name, {})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from dsrg.labels import BACKGROUND, IGNORE_INDEX
-from dsrg.losses import measure_log_odds
 from dsrg.models import read_model_digest
 from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.store import ImageStore, LabelStore
 from tasks import console, tracking
-from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter
+from tasks.fitting import (
+    describe_segmenter,
+    fit_segmenter,
+    seed_weights,
+    start_segmenter,
+    weigh_labels,
+)
 from tasks.params import Params
 from tasks.workspace import Workspace
 
@@ -21,8 +23,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     """Train the segmenter of one round.
 
     Round 1 grows the cues in every step by what the network sees, and learns by the balanced seed
-    loss and the boundary loss. Later rounds learn from the labels of the round before by
-    cross-entropy, starting from its weights or from ImageNet.
+    loss and the boundary loss. Later rounds learn from the labels of the round before, starting from
+    its weights or from ImageNet.
 
     Reads: ``data/images.zarr``; ``data/cues.zarr`` or the previous ``pseudo_labels.zarr`` and
     ``segmenter.safetensors``.
@@ -48,8 +50,10 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "initial": None if init == "imagenet" else read_model_digest(initial),
     }
     name = f"train@{round_key}"
-    spec = describe_segmenter(params, images.index.classes)
+    rows = images.index.rows("train")
     with workspace.stage(name, fingerprint=fingerprint) as work:
+        log_odds = weigh_labels(targets, images, rows)
+        spec = describe_segmenter(params, images.index.classes, log_odds=log_odds)
         seed_weights(params.train.random_seed)
         segmenter = start_segmenter(spec, init=init, file=initial, weights=params.backbone.weights)
         with tracking.stage_run(workspace, params, name) as tracker:
@@ -57,10 +61,10 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 segmenter,
                 spec,
                 targets,
-                _choose_loss(params, targets, images, first=first),
+                _choose_loss(params, images.index.num_classes, log_odds, first=first),
                 params,
                 images=images,
-                rows=images.index.rows("train"),
+                rows=rows,
                 epochs=params.train.epochs if first else params.retrain.epochs,
                 lr=params.train.lr if first else params.retrain.lr,
                 work=work,
@@ -74,13 +78,13 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 
 def _choose_loss(
-    params: Params, targets: LabelStore, images: ImageStore, *, first: bool
+    params: Params, num_classes: int, log_odds: float, *, first: bool
 ) -> SeedingLoss | LabelLoss:
     settings = params.train
     crf = settings.crf.model_dump()
     balanced = first or params.retrain.balance == "picture"
     adjustment = settings.logit_adjustment if balanced else 0.0
-    log_odds = adjustment and adjustment * _weigh(targets, images)
+    log_odds = adjustment * log_odds
     if not first:
         return LabelLoss(
             balance=params.retrain.balance,
@@ -89,7 +93,7 @@ def _choose_loss(
             crf=crf,
         )
     return SeedingLoss(
-        num_classes=images.index.num_classes,
+        num_classes=num_classes,
         fg_threshold=settings.fg_threshold,
         bg_threshold=settings.bg_threshold,
         grow_on=settings.grow_on,
@@ -97,14 +101,3 @@ def _choose_loss(
         boundary_weight=settings.boundary_weight,
         crf=crf,
     )
-
-
-def _weigh(labels: LabelStore, images: ImageStore) -> float:
-    """Measure how much more common background is than foreground, by the labels of all training pictures."""
-    shares = []
-    for row in console.track([int(row) for row in images.index.rows("train")], "weigh labels"):
-        label_map = labels.read(row, images.index.sizes[row])
-        background = np.count_nonzero(label_map == BACKGROUND)
-        known = np.count_nonzero(label_map != IGNORE_INDEX)
-        shares.append((background / label_map.size, (known - background) / label_map.size))
-    return measure_log_odds(shares)

@@ -90,6 +90,7 @@ OFFICIAL = Row(
         "refine.crf.bilateral_weight": 10.0,
         "refine.crf.bilateral_rgb": 13.0,
         "evaluate.flip": False,
+        "evaluate.crf_adjustment": 0.0,
         "evaluate.crf.bilateral_weight": 10.0,
         "evaluate.crf.bilateral_rgb": 13.0,
     },
@@ -120,9 +121,18 @@ IDEAS = (
     Row("full-adjustment", "loss balanced not at all", changes={"train.logit_adjustment": 1.0}),
     Row("grow-on-refined", "growing on the CRF's output", changes={"train.grow_on": "refined"}),
     Row(
+        "plain-crf",
+        "the CRF at the end as published, leaning to neither side",
+        changes={"evaluate.crf_adjustment": 0.0},
+    ),
+    Row(
         "official-crf",
         "the official CRF at the end",
-        changes={"evaluate.crf.bilateral_weight": 10.0, "evaluate.crf.bilateral_rgb": 13.0},
+        changes={
+            "evaluate.crf_adjustment": 0.0,
+            "evaluate.crf.bilateral_weight": 10.0,
+            "evaluate.crf.bilateral_rgb": 13.0,
+        },
         scaled={"evaluate.crf.bilateral_xy": 80 / 49},
     ),
     Row("three-scales", "val at three scales, not one", changes={"evaluate.scales": [0.75, 1.0, 1.25]}),

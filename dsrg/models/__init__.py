@@ -64,7 +64,14 @@ class ClassifierSpec:
 
 @dataclass(frozen=True)
 class SegmenterSpec:
-    """What is needed to rebuild a segmenter; see :class:`dsrg.models.segmenter.Segmenter`."""
+    """What is needed to rebuild a segmenter; see :class:`dsrg.models.segmenter.Segmenter`.
+
+    Attributes
+    ----------
+    log_odds : float
+        How much more common background is than foreground in what it was trained on, see
+        :func:`dsrg.losses.measure_log_odds`; 0 in files that do not say.
+    """
 
     backbone: str
     classes: tuple[str, ...]
@@ -75,6 +82,7 @@ class SegmenterSpec:
     dropout: float
     skip_channels: int
     input_size: int
+    log_odds: float = 0.0
 
     def build(self, *, weights: str) -> Segmenter:
         """Build the network."""

@@ -199,16 +199,24 @@ def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(
 ):
     from tasks.params import read_params
 
-    project = read_params(PROJECT / "params.yaml").evaluate.model_dump()
-    style = choose_style(Wishes(), {}, root=tmp_path)
-    assert {"scales": style.scales, "flip": style.flip, "crf": style.crf} == project
-    assert choose_style(Wishes(), {}, root=drawing_workspace).scales == (1.0,)
-    assert choose_style(Wishes(), {}, root=drawing_workspace).crf == CRF
-    of_model = {"scales": [0.5], "flip": False, "crf": {}, "max_side": 99}
-    style = choose_style(Wishes(), of_model, root=drawing_workspace)
+    project = read_params(PROJECT / "params.yaml").evaluate
+    style = choose_style(Wishes(), {}, log_odds=2.0, root=tmp_path)
+    assert (style.scales, style.flip) == (project.scales, project.flip)
+    offset = project.crf_adjustment * 2
+    assert style.crf == {**project.crf.model_dump(), "foreground_offset": offset}
+    assert offset > 0
+    assert choose_style(Wishes(), {}, log_odds=0.0, root=drawing_workspace).scales == (1.0,)
+    style = choose_style(Wishes(), {}, log_odds=0.0, root=drawing_workspace)
+    assert style.crf == {**CRF, "foreground_offset": 0.0}
+    of_model = {"scales": [0.5], "flip": False, "crf": {"foreground_offset": 0.1}, "max_side": 99}
+    style = choose_style(Wishes(), of_model, log_odds=2.0, root=drawing_workspace)
     assert (style.scales, style.flip, style.max_side) == ((0.5,), False, 99)
+    assert style.crf == {"foreground_offset": 0.1}
     style = choose_style(
-        Wishes(scales=(2.0,), flip=True, max_side=512, crf=False), of_model, root=drawing_workspace
+        Wishes(scales=(2.0,), flip=True, max_side=512, crf=False),
+        of_model,
+        log_odds=2.0,
+        root=drawing_workspace,
     )
     assert (style.scales, style.flip, style.max_side, style.crf) == ((2.0,), True, 512, None)
 

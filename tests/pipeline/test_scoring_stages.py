@@ -24,6 +24,7 @@ CANVAS = 64
 CAM_STRIDE = 4
 SIZES = np.array([[64, 48], [40, 64], [64, 64], [48, 64], [64, 40]], np.int32)
 CLASSES = ("cat", "dog")
+LOG_ODDS = 2.0
 PROJECT = Path(__file__).resolve().parents[2]
 
 
@@ -100,6 +101,7 @@ def fill_workspace(root: Path, *, available: bool = True) -> Workspace:
         dropout=0.0,
         skip_channels=0,
         input_size=64,
+        log_odds=LOG_ODDS,
     )
     torch.manual_seed(0)
     save_model(
@@ -303,6 +305,8 @@ def test_the_report_has_every_row(
     assert recorder.points["baseline/cam_miou"] == {0: summary["baseline"]["cam_miou"]}
     assert "reports/confusion.png" in recorder.files["report"]
     assert recorder.models[0]["classes"] == ["background", *CLASSES]
+    offset = params.evaluate.crf_adjustment * LOG_ODDS
+    assert recorder.models[0]["settings"]["crf"]["foreground_offset"] == offset > 0
     assert recorder.models[0]["scores"]["val/miou"] == val["raw"]["miou"]
     for text in (
         "train cues",

@@ -23,6 +23,8 @@ from tiny_project import (
 )
 
 from dsrg.labels import list_present
+from dsrg.losses import measure_log_odds
+from dsrg.models import load_segmenter_spec
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
 from tasks.__main__ import main
 from tasks.errors import UserError
@@ -149,6 +151,19 @@ def test_cams_and_probabilities_lie_in_their_range(tiny_run: Path, images: Image
             assert maps.min() >= 0
             assert set(maps.max(axis=(1, 2)).tolist()) <= {0.0, 1.0}
         np.testing.assert_allclose(probs.read(row, count + 1, cells).sum(axis=0), 1, atol=0.01)
+
+
+def test_a_segmenter_says_how_rare_foreground_was_in_what_it_learned_from(
+    tiny_run: Path, images: ImageStore
+) -> None:
+    rows = images.index.rows("train").tolist()
+    sources = {"1": ("data/cues.zarr", "cue"), "2": ("data/rounds/1/pseudo_labels.zarr", "pseudo_label")}
+    for key, (place, array) in sources.items():
+        store = LabelStore(tiny_run / place, array, stage="")
+        maps = [store.read(row, images.index.sizes[row]) for row in rows]
+        counts = [((found == 0).mean(), ((found > 0) & (found != 255)).mean()) for found in maps]
+        spec = load_segmenter_spec(tiny_run / f"data/rounds/{key}/segmenter.safetensors")
+        assert spec.log_odds == pytest.approx(measure_log_odds(counts), abs=1e-6) != 0
 
 
 def test_the_second_round_learned_something_else(tiny_run: Path) -> None:

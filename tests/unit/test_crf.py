@@ -62,6 +62,29 @@ def test_a_zero_probability_is_floored_not_infinite() -> None:
     assert np.isfinite(refine_probs(probs, image, **SETTINGS)).all()
 
 
+def test_an_offset_makes_every_foreground_class_likelier_by_so_many_nats() -> None:
+    probs, image = draw_scene()
+    settings = {**SETTINGS, "bilateral_weight": 0.0, "gaussian_weight": 0.0}
+    three = np.stack([probs[0], probs[1] / 4, probs[1] * 3 / 4])
+    leaning = three * np.array([1, 3, 3], np.float32)[:, None, None]
+    refined = refine_probs(three, image, **settings, foreground_offset=np.log(3))
+    np.testing.assert_allclose(refined, leaning / leaning.sum(axis=0), atol=1e-5)
+
+
+def test_an_offset_keeps_what_a_crf_rubs_out() -> None:
+    image = np.full((40, 40, 3), 90, np.uint8)
+    image[18:22, 18:22] = 105
+    foreground = np.full((40, 40), 0.02, np.float32)
+    foreground[18:22, 18:22] = 0.5
+    probs = np.stack([1 - foreground, foreground])
+    kept = [
+        refine_probs(probs, image, **SETTINGS, foreground_offset=offset).argmax(axis=0) == 1
+        for offset in (0.0, 1.0)
+    ]
+    assert not kept[0].any()
+    np.testing.assert_array_equal(kept[1], image[..., 0] > 100)
+
+
 def test_one_class_is_certain_without_any_inference() -> None:
     image = np.zeros((3, 5, 3), np.uint8)
     assert (refine_probs(np.full((1, 3, 5), 0.2, np.float32), image, **SETTINGS) == 1).all()
