@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.quality.data import DRAWN, SIZES, prepare_data
-from bench.quality.rows import ROWS, choose_rows
+from bench.quality.rows import ROWS, choose_rows, list_jobs
 from bench.quality.run import Bench
 from bench.quality.table import write_table
 from tasks import console
@@ -61,7 +61,7 @@ def measure(options: argparse.Namespace) -> None:
     place = ROOT / WORK / "quality"
     held_out = tuple(options.held_out) if options.held_out else None
     sets = [prepare_data(name, size, place, held_out=held_out) for name in options.data]
-    jobs = [(seed, row) for seed in options.seeds for row in choose_rows(options.rows)]
+    jobs = list_jobs(choose_rows(options.rows), options.seeds)
     for data in sets:
         bench = Bench.open(ROOT, data, size)
         known = f"{data.name} {size.name}"

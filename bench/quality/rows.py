@@ -30,7 +30,7 @@ class Row:
     rounds : int
         How many rounds are run; the row's numbers are those of the last.
     group : str
-        Under which heading the table shows it.
+        Under which heading the table shows it. Those of ``single`` are measured with one seed.
     """
 
     name: str
@@ -108,17 +108,25 @@ IDEAS = (
         "cams-three-scales",
         "CAMs at 0.75, 1 and 1.25 times, not 1 and 1.5",
         changes={"cams.scales": [0.75, 1.0, 1.25]},
+        group="single",
     ),
     Row(
         "cams-one-view", "CAMs at one scale, not mirrored", changes={"cams.scales": [1.0], "cams.flip": False}
     ),
-    Row("cams-finer", "CAMs on a grid of 8 pixels, not 16", changes={"cams.output_stride": 8}),
+    Row(
+        "cams-finer", "CAMs on a grid of 8 pixels, not 16", changes={"cams.output_stride": 8}, group="single"
+    ),
     Row("no-affinity", "CAMs not spread over look-alike cells", changes={"cams.affinity_power": 0.0}),
     Row("threshold-cues", "cues by thresholds, not by agreement", changes={"cues.rule": "threshold"}),
     Row("imagenet-init", "trunk from ImageNet, not from the classifier", changes={"train.init": "imagenet"}),
     Row("no-skip", "no shallow branch in the network", changes={"train.skip_channels": 0}),
     Row("no-adjustment", "balanced loss as published", changes={"train.logit_adjustment": 0.0}),
-    Row("full-adjustment", "loss balanced not at all", changes={"train.logit_adjustment": 1.0}),
+    Row(
+        "full-adjustment",
+        "loss balanced not at all",
+        changes={"train.logit_adjustment": 1.0},
+        group="single",
+    ),
     Row("grow-on-refined", "growing on the CRF's output", changes={"train.grow_on": "refined"}),
     Row(
         "plain-crf",
@@ -135,7 +143,12 @@ IDEAS = (
         },
         scaled={"evaluate.crf.bilateral_xy": 80 / 49},
     ),
-    Row("three-scales", "val at three scales, not one", changes={"evaluate.scales": [0.75, 1.0, 1.25]}),
+    Row(
+        "three-scales",
+        "val at three scales, not one",
+        changes={"evaluate.scales": [0.75, 1.0, 1.25]},
+        group="single",
+    ),
     Row(
         "cross-entropy",
         "round 2 by cross-entropy as published",
@@ -156,6 +169,7 @@ IDEAS = (
         against="round-2",
         rounds=2,
         changes={"refine.min_confidence": 0.7},
+        group="single",
     ),
     Row(
         "fresh-round-2",
@@ -163,6 +177,7 @@ IDEAS = (
         against="round-2",
         rounds=2,
         changes={"retrain.init": "imagenet", "retrain.epochs": 8},
+        group="single",
     ),
 )
 
@@ -173,8 +188,14 @@ GROUPS = {
     "chain": "one added to the other",
     "official": "",
     "ideas": "each alone",
+    "single": "each alone, one seed",
     "reference": "full supervision",
 }
+
+
+def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[int, Row]]:
+    """List what is to be run, in order: every row with every seed, those of ``single`` with the first."""
+    return [(seed, row) for seed in seeds for row in rows if row.group != "single" or seed == seeds[0]]
 
 
 def choose_rows(names: Sequence[str]) -> list[Row]:

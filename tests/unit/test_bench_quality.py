@@ -14,7 +14,7 @@ from tiny_project import PROJECT
 
 from bench.quality.data import SIZES, prepare_data
 from bench.quality.defects import CLASSES, draw_folder
-from bench.quality.rows import REFERENCE, ROWS, choose_rows
+from bench.quality.rows import REFERENCE, ROWS, choose_rows, list_jobs
 from bench.quality.table import describe_share, describe_spread, write_table
 from flows.params_file import edit_params
 from tasks.errors import UserError
@@ -54,6 +54,12 @@ def test_a_row_changes_what_it_says_and_nothing_that_is_so_already(row: object, 
     edit_params(tmp_path, settings=[f"{key}={str(value).lower()}" for key, value in values.items()])
     after = flatten(read_params(tmp_path / "params.yaml").model_dump(mode="json"))
     assert {key for key in after if after[key] != before[key]} == set(values)
+
+
+def test_some_rows_are_run_with_the_first_seed_only() -> None:
+    rows = choose_rows(["boundary", "cams-finer"])
+    jobs = [(seed, row.name) for seed, row in list_jobs(rows, [7, 8])]
+    assert jobs == [(7, "boundary"), (7, "cams-finer"), (8, "boundary")]
 
 
 def test_rows_are_chosen_by_name_or_group() -> None:
