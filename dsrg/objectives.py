@@ -159,10 +159,13 @@ class LabelLoss:
 
 def spread_classes(label_maps: Tensor, num_classes: int) -> Tensor:
     """Give each class a plane: (B, H, W) int64, 255 where unlabelled, to (B, C, H, W) bool."""
-    planes = functional.one_hot(
-        torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps), num_classes + 1
-    )
-    return planes[..., :num_classes].permute(0, 3, 1, 2).bool()
+    return _one_hot(label_maps, num_classes)[:, :num_classes].bool()
+
+
+def _one_hot(label_maps: Tensor, num_classes: int) -> Tensor:
+    """As `spread_classes`, and a last plane of the unlabelled: (B, C + 1, H, W) int64."""
+    marked = torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps)
+    return functional.one_hot(marked, num_classes + 1).permute(0, 3, 1, 2)
 
 
 def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: int) -> Tensor:
@@ -179,10 +182,8 @@ def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: i
     -------
     (B, C, h, w) bool
     """
-    votes = functional.one_hot(
-        torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps), num_classes + 1
-    )
-    shares = functional.adaptive_avg_pool2d(votes.permute(0, 3, 1, 2).float(), (grid[0], grid[1]))
+    votes = _one_hot(label_maps, num_classes)
+    shares = functional.adaptive_avg_pool2d(votes.float(), (grid[0], grid[1]))
     winner = shares.argmax(1)
     return functional.one_hot(winner, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).bool()
 

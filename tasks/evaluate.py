@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,16 @@ class Inputs:
         """Open cues, seeds or pseudo_labels."""
         return LabelStore(getattr(self, kind), _NAMES[kind], stage=_STAGES[kind].format(self.round_key))
 
-    def show(self, work: StageWork, params: Params, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Read what the segmenter drew of a val picture, as it is and with the CRF: both (H, W) uint8."""
+    @cached_property
+    def log_odds(self) -> float:
+        """Of the segmenter's spec."""
         from dsrg.models import load_segmenter_spec
 
-        log_odds = load_segmenter_spec(self.segmenter).log_odds
-        return draw_val(work, params, images=self.images, row=row, log_odds=log_odds)
+        return load_segmenter_spec(self.segmenter).log_odds
+
+    def show(self, work: StageWork, params: Params, row: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Read what the segmenter drew of a val picture, as it is and with the CRF: both (H, W) uint8."""
+        return draw_val(work, params, images=self.images, row=row, log_odds=self.log_odds)
 
     def open_truth(self) -> LabelStore:
         """Open the true masks."""
@@ -112,7 +117,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     }
     name = f"evaluate@{round_key}"
     with workspace.stage(name, fingerprint=fingerprint) as work:
-        segmenter, spec = load_segmenter(inputs.segmenter)
+        segmenter, _ = load_segmenter(inputs.segmenter)
         available = bool(truth.attributes["available"])
         summary: dict[str, Any] = {"available": available}
         index = images.index
@@ -128,7 +133,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             images=inputs.images,
             truth=inputs.truth if available else None,
             rows=rows,
-            log_odds=spec.log_odds,
+            log_odds=inputs.log_odds,
             description=name,
         )
         summary["image_labels"] = score_image_labels(inputs, params, work, rows)

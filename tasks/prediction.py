@@ -138,6 +138,7 @@ def score_pictures(
     """
     index = ImageStore(images).index
     predict_rows(segmenter, params, work, images=images, rows=rows, description=f"{description} predict")
+    crf = describe_crf(params, log_odds)
     jobs = [
         ScoreJob(
             images=images,
@@ -145,7 +146,7 @@ def score_pictures(
             predictions=_folder(work),
             rows=tuple(rows[start : start + _ROWS_PER_JOB]),
             num_classes=index.num_classes,
-            crf=describe_crf(params, log_odds),
+            crf=crf,
         )
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]

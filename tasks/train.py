@@ -82,9 +82,7 @@ def _choose_loss(
 ) -> SeedingLoss | LabelLoss:
     settings = params.train
     crf = settings.crf.model_dump()
-    balanced = first or params.retrain.balance == "picture"
-    adjustment = settings.logit_adjustment if balanced else 0.0
-    log_odds = adjustment * log_odds
+    log_odds = settings.logit_adjustment * log_odds
     if not first:
         return LabelLoss(
             balance=params.retrain.balance,

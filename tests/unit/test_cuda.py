@@ -40,6 +40,10 @@ SPEC = SegmenterSpec(
 )
 
 
+def build_label_loss(boundary_weight: float) -> LabelLoss:
+    return LabelLoss(balance="none", log_odds=0.0, boundary_weight=boundary_weight, crf=CRF)
+
+
 @pytest.fixture
 def picture() -> np.ndarray:
     coarse = np.random.default_rng(0).random((1, 3, 6, 8), dtype=np.float32)
@@ -136,7 +140,7 @@ def test_a_training_is_that_of_the_cpu(picture: np.ndarray, kind: str):
             crf=CRF,
         )
         if kind == "seeds"
-        else LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF)
+        else build_label_loss(0.0)
     )
     on_cpu = train("cpu", "32-true", picture, loss)[1]
     on_gpu = train("cuda", "32-true", picture, loss)[1]
@@ -147,29 +151,15 @@ def test_a_training_is_that_of_the_cpu(picture: np.ndarray, kind: str):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
 def test_half_precision_learns_too(picture: np.ndarray, precision: str):
-    losses = train(
-        "cuda", precision, picture, LabelLoss(balance="none", log_odds=0.0, boundary_weight=1.0, crf=CRF)
-    )[1]
+    losses = train("cuda", precision, picture, build_label_loss(1.0))[1]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.7 * losses[0]
 
 
 def test_a_checkpoint_of_the_gpu_goes_on(picture: np.ndarray, tmp_path: Path):
     file = tmp_path / "last.ckpt"
-    segmenter, _ = train(
-        "cuda",
-        "32-true",
-        picture,
-        LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF),
-        file,
-    )
-    again, losses = train(
-        "cuda",
-        "32-true",
-        picture,
-        LabelLoss(balance="none", log_odds=0.0, boundary_weight=0.0, crf=CRF),
-        file,
-    )
+    segmenter, _ = train("cuda", "32-true", picture, build_label_loss(0.0), file)
+    again, losses = train("cuda", "32-true", picture, build_label_loss(0.0), file)
     assert losses == []
     for name, tensor in segmenter.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
