@@ -30,6 +30,7 @@ import torch
 from torch.utils.data import Dataset
 
 from bench.training_step import CLASSES, draw_batch
+from dsrg.cam import choose_view_side
 from dsrg.crf import refine_probs
 from dsrg.inference import activate_views, predict_probs
 from dsrg.models import ClassifierSpec
@@ -144,7 +145,7 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
         lambda: activate_views(
             classifier,
             picture[None],
-            long_side=cams.size,
+            long_side=choose_view_side(size, smallest=params.classify.crop_size, largest=cams.size),
             scales=cams.scales,
             flip=cams.flip,
             stride=8,

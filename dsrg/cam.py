@@ -106,6 +106,29 @@ def choose_affinity_grid(size: Sequence[int]) -> tuple[int, int]:
     return count_cells(size, stride)
 
 
+def choose_view_side(size: Sequence[int], *, smallest: int, largest: int) -> int:
+    """Choose the longer side of a picture's view at scale 1, in pixels: its own, within bounds.
+
+    How far a picture is enlarged, not how large it becomes, decides whether a classifier still knows
+    what it sees (docs/method.md). Pictures smaller than the classifier's training crops were enlarged to
+    those in training.
+
+    Parameters
+    ----------
+    size : (height, width)
+    smallest : int
+        Side of the classifier's training crops.
+    largest : int
+        Longest side that a view may have.
+
+    Examples
+    --------
+    >>> [choose_view_side((side, 48), smallest=224, largest=320) for side in (64, 256, 1024)]
+    [224, 256, 320]
+    """
+    return min(largest, max(smallest, *size))
+
+
 def _centre(maps: NDArray[np.float64]) -> NDArray[np.float64]:
     """Flatten (C, rows, columns) to (C, cells) and subtract each channel's mean over the picture."""
     flat = maps.reshape(len(maps), -1)

@@ -97,7 +97,7 @@ def more_field() -> dict[str, Any]:
     return {
         "type": "string",
         "title": "More",
-        "description": "other params, KEY=VALUE, separated by spaces: cams.size=448 ingest.strict=false",
+        "description": "other params, KEY=VALUE, separated by spaces: cams.size=512 ingest.strict=false",
         "default": "",
     }
 
@@ -167,7 +167,7 @@ def list_settings(values: Mapping[str, Any], project: Path) -> list[str]:
         settings += _list_source_settings(str(values[SOURCE]), project)
     for word in str(values.get(MORE, "")).split():
         if "=" not in word:
-            raise UserError(f"`more` must hold KEY=VALUE, such as cams.size=448, got {word!r}")
+            raise UserError(f"`more` must hold KEY=VALUE, such as cams.size=512, got {word!r}")
         settings.append(word)
     return settings
 

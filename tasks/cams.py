@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dsrg.cam import CAM_STRIDE, choose_affinity_grid, normalise_cams, spread_cams
+from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
 from dsrg.inference import activate_views, describe_images
 from dsrg.models import load_classifier, read_model_digest
 from dsrg.store import ImageStore
@@ -29,18 +29,21 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
     device = choose_device(params.compute.device)
     classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    smallest = params.classify.crop_size
     fingerprint = {
         "images": images.digest,
         "classifier": read_model_digest(model_path),
         "cams": settings.model_dump(),
+        "smallest": smallest,
     }
     planes = max(1, int(index.image_labels.sum(axis=1).max()))
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        side = choose_view_side(pictures.shape[1:3], smallest=smallest, largest=settings.size)
         activations = activate_views(
             classifier,
             pictures,
-            long_side=settings.size,
+            long_side=side,
             scales=settings.scales,
             flip=settings.flip,
             stride=CAM_STRIDE,
@@ -53,7 +56,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         features = describe_images(
             classifier.backbone,
             pictures,
-            long_side=round(settings.size * max(settings.scales)),
+            long_side=round(side * max(settings.scales)),
             cells=choose_affinity_grid(pictures.shape[1:3]),
             device=device,
         )

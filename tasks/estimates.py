@@ -98,7 +98,7 @@ def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[t
 
     crop = scale_crop(params.classify.crop_size)
     yield "classify", train * params.classify.epochs * crop * training * _CLASSIFY
-    views = count_views(params.cams.scales, params.cams.flip) * scale_crop(params.cams.size)
+    views = count_views(params.cams.scales, params.cams.flip) * min(area, scale_crop(params.cams.size))
     yield "cams", train * views * predicting * _CAMS
     yield "cues", train * area * _CUES
     yield "baseline", train * area * _BASELINE * has_masks

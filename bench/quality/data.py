@@ -59,7 +59,7 @@ def _shrink(factor: float) -> dict[str, Any]:
     reach = {"cues": 60.0, "refine": 49.0, "evaluate": 49.0}
     return {
         **{key: round(value * factor / 32) * 32 for key, value in side.items()},
-        "cams.size": round(448 * factor / 16) * 16,
+        "cams.size": round(320 * factor / 16) * 16,
         **{f"{stage}.crf.bilateral_xy": round(value * factor, 1) for stage, value in reach.items()},
     }
 

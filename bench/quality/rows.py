@@ -94,21 +94,22 @@ OFFICIAL = Row(
         "evaluate.crf.bilateral_weight": 10.0,
         "evaluate.crf.bilateral_rgb": 13.0,
     },
-    scaled={"cams.size": 0.5, "refine.crf.bilateral_xy": 80 / 49, "evaluate.crf.bilateral_xy": 80 / 49},
+    scaled={"refine.crf.bilateral_xy": 80 / 49, "evaluate.crf.bilateral_xy": 80 / 49},
 )
 
 # One thing changed in round 1, or in round 2 where round 1 would not show it.
 IDEAS = (
-    Row(
-        "cams-smaller",
-        "CAMs at 1.5 times the size of the classifier's crops, not 2",
-        scaled={"cams.size": 0.75},
-    ),
+    Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1 and 2", changes={"cams.scales": [1.0, 1.5]}),
     Row(
         "cams-three-scales",
-        "CAMs at 0.75, 1 and 1.25 times, not 1 and 1.5",
+        "CAMs at 0.75, 1 and 1.25 times, not 1 and 2",
         changes={"cams.scales": [0.75, 1.0, 1.25]},
         group="single",
+    ),
+    Row(
+        "cams-larger",
+        "CAMs at 1.4 and 2.1 times, not 1 and 2",
+        changes={"cams.scales": [1.4, 2.1]},
     ),
     Row(
         "cams-one-view", "CAMs at one scale, not mirrored", changes={"cams.scales": [1.0], "cams.flip": False}

@@ -81,7 +81,7 @@ def test_a_filled_in_form_changes_its_keys_only(project_root: Path, tmp_path: Pa
         "source": "birds",
         "train_lr": 1,
         "compute_device": "cpu",
-        "more": "cams.size=448 cues.crf.iterations=5",
+        "more": "cams.size=512 cues.crf.iterations=5",
     }
     edit_params(tmp_path, settings=list_settings(values, tmp_path))
     changed = read_params(tmp_path / "params.yaml").model_dump()
@@ -89,7 +89,7 @@ def test_a_filled_in_form_changes_its_keys_only(project_root: Path, tmp_path: Pa
     expected["source"].update(kind="folder", path="birds")
     expected["train"]["lr"] = 1.0
     expected["compute"]["device"] = "cpu"
-    expected["cams"]["size"] = 448
+    expected["cams"]["size"] = 512
     expected["cues"]["crf"]["iterations"] = 5
     assert changed == expected
 
@@ -97,7 +97,7 @@ def test_a_filled_in_form_changes_its_keys_only(project_root: Path, tmp_path: Pa
 def test_a_missing_folder_and_a_bare_word_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="folder of pictures on this machine, got '/no/such'"):
         list_settings({"source": "/no/such"}, tmp_path)
-    with pytest.raises(UserError, match=r"KEY=VALUE, such as cams\.size=448, got 'fast'"):
+    with pytest.raises(UserError, match=r"KEY=VALUE, such as cams\.size=512, got 'fast'"):
         list_settings({"more": "fast"}, tmp_path)
 
 
