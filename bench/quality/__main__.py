@@ -4,9 +4,10 @@ Every row of the table is the pipeline with one thing changed (``--list`` shows 
 random seeds, which change the classifier as well as the segmenter. A difference that is not larger than
 what seeds alone make is called noise. Rows that are done are not run again, so the command can be
 stopped and continued; their common stages are shared through DVC's cache; MLflow has each as a study
-with the tag ``bench.row``.
+with the tag ``bench.row``. ``--at-once 2`` runs two data sets or seeds side by side, on half of the cores
+each, which does more in the same time: the start of a process keeps one core busy at most.
 
-    python -m bench.quality                                   # both drawn data sets, small: about 3 hours
+    python -m bench.quality --at-once 2                       # both drawn data sets, small: about 3 hours
     python -m bench.quality --rows chain --seeds 0            # a part of it
     python -m bench.quality --data ~/coco6 --held-out 180 80  # a folder; only its training pictures
     python -m bench.quality --data ~/coco6 --size full --rows round-2 reference
@@ -20,12 +21,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.quality.data import DRAWN, SIZES, prepare_data
-from bench.quality.rows import ROWS, choose_rows, list_jobs
+from bench.quality.data import DRAWN, SIZES, DataSet, Size, prepare_data
+from bench.quality.rows import ROWS, Row, choose_rows, list_jobs
 from bench.quality.run import Bench
 from bench.quality.table import write_table
 from tasks import console
@@ -35,6 +39,8 @@ from tasks.workspace import WORK, replace_whole
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.json")
 TABLE = ROOT / "docs" / "quality.md"
+_KEEPING = threading.Lock()
+_STOPPING = threading.Event()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,23 +67,42 @@ def measure(options: argparse.Namespace) -> None:
     place = ROOT / WORK / "quality"
     held_out = tuple(options.held_out) if options.held_out else None
     sets = [prepare_data(name, size, place, held_out=held_out) for name in options.data]
-    jobs = list_jobs(choose_rows(options.rows), options.seeds)
-    for data in sets:
-        bench = Bench.open(ROOT, data, size)
-        known = f"{data.name} {size.name}"
-        for number, (seed, row) in enumerate(jobs, start=1):
-            mark = bench.configure(row, seed)
-            title = f"{known}: {row.name}, seed {seed} ({number} of {len(jobs)})"
-            done = _read().get(known, {}).get(row.name, {}).get(str(seed), {})
-            if done.get("mark") == mark:
-                console.say(f"{title}: done before")
-                continue
-            console.say(title)
-            found = bench.run(row, seed, on_line=_show if options.verbose else _hide)
-            _keep(known, row.name, seed, {"mark": mark, **found})
-            said = " ".join(f"{name} {value:g}" for name, value in found.items() if name != "seconds")
-            console.say(f"  {timedelta(seconds=round(found['seconds']))}  {said}")
-        bench.close()
+    rows = choose_rows(options.rows)
+    groups = [(data, jobs) for jobs in list_jobs(rows, options.seeds) for data in sets]
+    with ThreadPoolExecutor(options.at_once) as pool:
+        running = [
+            pool.submit(_measure_seed, data, jobs, size, at_once=options.at_once, verbose=options.verbose)
+            for data, jobs in groups
+        ]
+        try:
+            for ended in as_completed(running):
+                ended.result()
+        except BaseException:
+            _STOPPING.set()  # what runs ends with its row
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _measure_seed(
+    data: DataSet, jobs: Sequence[tuple[int, Row]], size: Size, *, at_once: int, verbose: bool
+) -> None:
+    known, seed = f"{data.name} {size.name}", jobs[0][0]
+    bench = Bench.open(ROOT, data, size, mark=str(seed), at_once=at_once)
+    for number, (_, row) in enumerate(jobs, start=1):
+        if _STOPPING.is_set():
+            return
+        mark = bench.configure(row, seed)
+        title = f"{known}, seed {seed}: {row.name} ({number} of {len(jobs)})"
+        done = _read().get(known, {}).get(row.name, {}).get(str(seed), {})
+        if done.get("mark") == mark:
+            console.say(f"{title}: done before")
+            continue
+        console.say(title)
+        found = bench.run(row, seed, on_line=_show if verbose else _hide)
+        _keep(known, row.name, seed, {"mark": mark, **found})
+        said = " ".join(f"{name} {value:g}" for name, value in found.items() if name != "seconds")
+        console.say(f"{title}: {timedelta(seconds=round(found['seconds']))}  {said}")
+    bench.close()
 
 
 def _show(line: str) -> None:
@@ -95,10 +120,11 @@ def _read() -> dict[str, Any]:
 
 
 def _keep(known: str, row: str, seed: int, numbers: dict[str, Any]) -> None:
-    results = _read()
-    results.setdefault(known, {}).setdefault(row, {})[str(seed)] = numbers
-    with replace_whole(RESULTS) as partial:
-        partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    with _KEEPING:
+        results = _read()
+        results.setdefault(known, {}).setdefault(row, {})[str(seed)] = numbers
+        with replace_whole(RESULTS) as partial:
+            partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -118,6 +144,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar=("TRAIN", "VAL"),
         help="of folders: so many training pictures to train on, so many others to score on",
     )
+    parser.add_argument("--at-once", type=int, default=1, help="data sets or seeds side by side (default: 1)")
     parser.add_argument("--list", action="store_true", help="show the rows and stop")
     parser.add_argument("--table", action="store_true", help="write the table from what was measured")
     parser.add_argument("--verbose", action="store_true", help="show what stages say")

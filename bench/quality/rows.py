@@ -194,9 +194,9 @@ GROUPS = {
 }
 
 
-def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[int, Row]]:
-    """List what is to be run, in order: every row with every seed, those of ``single`` with the first."""
-    return [(seed, row) for seed in seeds for row in rows if row.group != "single" or seed == seeds[0]]
+def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[list[tuple[int, Row]]]:
+    """List what is to be run in order, seed by seed: those of ``single`` with the first seed only."""
+    return [[(seed, row) for row in rows if row.group != "single" or seed == seeds[0]] for seed in seeds]
 
 
 def choose_rows(names: Sequence[str]) -> list[Row]:

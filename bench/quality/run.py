@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,18 +20,20 @@ from typing import Any
 from bench.quality.data import DataSet, Size
 from bench.quality.rows import REFERENCE, Row
 from flows.params_file import edit_params
-from flows.run_folders import open_run_folder, remove_run_folder
+from flows.run_folders import RUNS, open_run_folder, remove_run_folder
 from flows.versioning import run_child
 from tasks.errors import UserError
 from tasks.params import read_params
+from tasks.shards import count_workers
 from tasks.tracking import digest_study, flatten
 
 Numbers = dict[str, float]
+_OPENING = threading.Lock()  # git's worktrees are made and removed one at a time
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A folder in which the rows of one data set and size run, one after the other.
+    """A folder in which rows of one data set and size run, one after the other.
 
     Attributes
     ----------
@@ -40,6 +43,8 @@ class Bench:
     size : Size
     code : str
         Digest of the code that decides results.
+    cores : int
+        How many of the cores to use; 0 is all of them.
     """
 
     project: Path
@@ -47,17 +52,33 @@ class Bench:
     data: DataSet
     size: Size
     code: str
+    cores: int
 
     @classmethod
-    def open(cls, project: Path, data: DataSet, size: Size) -> Bench:
-        """Make the folder anew from the project as it is on disk."""
-        name = f"quality-{data.name}-{size.name}"
-        remove_run_folder(project, name)
-        return cls(project, open_run_folder(project, name), data, size, digest_code(project))
+    def open(cls, project: Path, data: DataSet, size: Size, *, mark: str = "", at_once: int = 1) -> Bench:
+        """Make the folder anew from the project as it is on disk.
+
+        Parameters
+        ----------
+        project : Path
+        data : DataSet
+        size : Size
+        mark : str
+            Tells the folder from those of other benches of the same data set and size.
+        at_once : int
+            How many benches share this machine.
+        """
+        name = "-".join(filter(None, ("quality", data.name, size.name, mark)))
+        cores = max(1, count_workers(0) // at_once) if at_once > 1 else 0
+        with _OPENING:
+            remove_run_folder(project, name)
+            folder = open_run_folder(project, name)
+        return cls(project, folder, data, size, digest_code(project), cores)
 
     def close(self) -> None:
         """Remove the folder; results stay in DVC's cache."""
-        remove_run_folder(self.project, f"quality-{self.data.name}-{self.size.name}")
+        with _OPENING:
+            remove_run_folder(self.project, self.folder.relative_to(self.project / RUNS).parts[0])
 
     def configure(self, row: Row, seed: int) -> str:
         """Write the params of a row; return what identifies its result: params, rounds and code."""
@@ -66,7 +87,7 @@ class Bench:
             **self.size.changes,
             "ingest.strict": False,
             "report.panels": 0,
-            "compute.workers": read_params(self.project / "params.yaml").compute.workers,
+            "compute.workers": self.cores or read_params(self.project / "params.yaml").compute.workers,
             "reference.enabled": row is REFERENCE,
             "classify.random_seed": seed,
             "train.random_seed": seed,
@@ -105,6 +126,7 @@ class Bench:
         else:
             targets = [f"evaluate@{number}" for number in range(1, row.rounds + 1)]
             targets += ["baseline"] if row.scores_cams else []
+        threads = {"OMP_NUM_THREADS": str(self.cores), "NUMBA_NUM_THREADS": str(self.cores)}
         began = time.monotonic()
         status, lines = run_child(
             [sys.executable, "-m", "dvc", "repro", *targets],
@@ -114,6 +136,7 @@ class Bench:
                 "DSRG_TRACKING_ROOT": str(self.project),
                 "DSRG_BENCH_ROW": row.name,
                 "DSRG_BENCH_SEED": str(seed),
+                **(threads if self.cores else {}),
             },
         )
         if status:
