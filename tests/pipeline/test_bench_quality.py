@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from tiny_project import build_params, write_params
 from toy_project import commit, copy_project
 
+from bench.quality import __main__ as command
 from bench.quality.data import DataSet, Size
 from bench.quality.rows import CHAIN, REFERENCE
 from bench.quality.run import Bench
@@ -55,6 +57,30 @@ def test_rows_share_what_they_have_in_common_and_tell_mlflow(project: Path) -> N
     _check_mlflow(project)
     bench.close()
     assert list_run_folders(project) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_data_sets_are_measured_side_by_side_and_not_twice(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "ROOT", project)
+    monkeypatch.setattr(command, "RESULTS", project / "results.json")
+    monkeypatch.setattr(command, "TABLE", project / "quality.md")
+    monkeypatch.setitem(command.SIZES, "small", TINY)
+    asked = ["--rows", "cues", "--seeds", "4", "--at-once", "2"]
+    assert command.main(asked) == 0
+    first = json.loads((project / "results.json").read_text(encoding="utf-8"))
+    assert {(known, row, seed) for known in first for row in first[known] for seed in first[known][row]} == {
+        ("synthetic tiny", "cues", "4"),
+        ("defects-tiny tiny", "cues", "4"),
+    }
+    assert "## synthetic tiny" in (project / "quality.md").read_text(encoding="utf-8")
+    assert list_run_folders(project) == []
+    capsys.readouterr()
+    assert command.main(asked) == 0
+    assert capsys.readouterr().out.count("done before") == 2
+    assert json.loads((project / "results.json").read_text(encoding="utf-8")) == first
 
 
 def _check_mlflow(project: Path) -> None:
