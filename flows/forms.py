@@ -15,7 +15,7 @@ from typing import Any
 from flows.params_file import find_kind
 from tasks.errors import UserError
 from tasks.params import Params
-from tasks.schema import SYNTHETIC_PATH, TORCHVISION_BACKBONES
+from tasks.schema import BACKBONES, SYNTHETIC_PATH
 
 SOURCE, ROUNDS, MORE = "source", "rounds", "more"
 PIPELINE_KEYS = (
@@ -66,7 +66,7 @@ def build_fields(params: Params, keys: Sequence[str]) -> dict[str, dict[str, Any
         for part in key.split("."):
             value = value[part]
         if key == "backbone.name":
-            field["enum"] = list(dict.fromkeys([*TORCHVISION_BACKBONES, value]))
+            field["enum"] = list(dict.fromkeys([*BACKBONES, value]))
         fields[name_field(key)] = {**field, "title": _name_title(key), "default": value}
     return fields
 

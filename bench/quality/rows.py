@@ -9,6 +9,7 @@ from typing import Any
 from tasks.errors import UserError
 
 DEFAULT = "boundary"  # the first round of params.yaml as it is
+_DECIDES_CAMS = ("backbone.", "classify.", "cams.")
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,15 @@ class Row:
     group: str = "ideas"
 
     @property
+    def has_reference(self) -> bool:
+        """Whether the reference trains the same network."""
+        return self.group != "reference" and "backbone.name" not in self.changes
+
+    @property
     def scores_cams(self) -> bool:
         """Whether the CAMs are scored too: those of the first row, and where they are others."""
         changed = (*self.changes, *self.scaled)
-        return self.name == DEFAULT or any(key.startswith(("classify.", "cams.")) for key in changed)
+        return self.name == DEFAULT or any(key.startswith(_DECIDES_CAMS) for key in changed)
 
 
 # One added to the other, as in the paper's own ablation; the CRF is a column of every row.
@@ -99,6 +105,7 @@ OFFICIAL = Row(
 
 # One thing changed in round 1, or in round 2 where round 1 would not show it.
 IDEAS = (
+    Row("larger-trunk", "EfficientNet-Lite2, not Lite0", changes={"backbone.name": "efficientnet_lite2"}),
     Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1 and 2", changes={"cams.scales": [1.0, 1.5]}),
     Row(
         "cams-three-scales",

@@ -62,7 +62,7 @@ def _draw_row(row: Row, rows: Mapping[str, Runs]) -> str:
         *(describe_spread(_take(runs, name)) for name in ("cues", "pseudo_labels", "val", "val_crf")),
         describe_difference(runs, base) if row.against else "",
         row.against,
-        describe_share(runs, reference) if row is not REFERENCE else "",
+        describe_share(runs, reference) if row.has_reference else "",
         f"{statistics.mean(_take(runs, 'seconds')) / 60:.1f}",
     ]
     return f"| {' | '.join(cells)} |"

