@@ -170,7 +170,7 @@ def put(value: Any, *path: Any) -> Callable[[dict[str, Any]], None]:
         (put(7, "cams", "output_stride"), "params.yaml: `cams.output_stride` must be 8, 16 or 32, got 7"),
         (put([], "cams", "scales"), "params.yaml: `cams.scales` must name at least 1, got []"),
         (put([1.0, 1.0], "cams", "scales"), "params.yaml: `cams.scales` must not name a scale twice"),
-        (put("vgg", "backbone", "name"), "params.yaml: `backbone.name` must be one of vgg16"),
+        (put("vgg", "backbone", "name"), "params.yaml: `backbone.name` must be one of efficientnet_lite0"),
         (put(3, "cues", "crf"), "params.yaml: `cues.crf` must hold keys of its own, got 3"),
         (put(float("nan"), "train", "lr"), "params.yaml: `train.lr` must be a finite number, got nan"),
         (
