@@ -40,7 +40,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results.json")
 TABLE = ROOT / "docs" / "quality.md"
 _KEEPING = threading.Lock()
-_STOPPING = threading.Event()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,37 +67,43 @@ def measure(options: argparse.Namespace) -> None:
     held_out = tuple(options.held_out) if options.held_out else None
     sets = [prepare_data(name, size, place, held_out=held_out) for name in options.data]
     rows = choose_rows(options.rows)
-    groups = [(data, jobs) for jobs in list_jobs(rows, options.seeds) for data in sets]
+    stopping = threading.Event()
     with ThreadPoolExecutor(options.at_once) as pool:
         running = [
-            pool.submit(_measure_seed, data, jobs, size, at_once=options.at_once, verbose=options.verbose)
-            for data, jobs in groups
+            pool.submit(_measure_seed, data, size, seed, own, options, stopping)
+            for seed, own in list_jobs(rows, options.seeds)
+            for data in sets
         ]
         try:
             for ended in as_completed(running):
                 ended.result()
         except BaseException:
-            _STOPPING.set()  # what runs ends with its row
+            stopping.set()  # what runs ends with its row
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _measure_seed(
-    data: DataSet, jobs: Sequence[tuple[int, Row]], size: Size, *, at_once: int, verbose: bool
+    data: DataSet,
+    size: Size,
+    seed: int,
+    rows: Sequence[Row],
+    options: argparse.Namespace,
+    stopping: threading.Event,
 ) -> None:
-    known, seed = f"{data.name} {size.name}", jobs[0][0]
-    bench = Bench.open(ROOT, data, size, mark=str(seed), at_once=at_once)
-    for number, (_, row) in enumerate(jobs, start=1):
-        if _STOPPING.is_set():
+    known = f"{data.name} {size.name}"
+    bench = Bench.open(ROOT, data, size, mark=str(seed), at_once=options.at_once)
+    for number, row in enumerate(rows, start=1):
+        if stopping.is_set():
             return
         mark = bench.configure(row, seed)
-        title = f"{known}, seed {seed}: {row.name} ({number} of {len(jobs)})"
+        title = f"{known}, seed {seed}: {row.name} ({number} of {len(rows)})"
         done = _read().get(known, {}).get(row.name, {}).get(str(seed), {})
         if done.get("mark") == mark:
             console.say(f"{title}: done before")
             continue
         console.say(title)
-        found = bench.run(row, seed, on_line=_show if verbose else _hide)
+        found = bench.run(row, seed, on_line=_show if options.verbose else _hide)
         _keep(known, row.name, seed, {"mark": mark, **found})
         said = " ".join(f"{name} {value:g}" for name, value in found.items() if name != "seconds")
         console.say(f"{title}: {timedelta(seconds=round(found['seconds']))}  {said}")

@@ -201,9 +201,10 @@ GROUPS = {
 }
 
 
-def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[list[tuple[int, Row]]]:
-    """List what is to be run in order, seed by seed: those of ``single`` with the first seed only."""
-    return [[(seed, row) for row in rows if row.group != "single" or seed == seeds[0]] for seed in seeds]
+def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[int, list[Row]]]:
+    """List the seeds that have rows to run, with these in order; those of ``single`` have the first seed only."""
+    jobs = [(seed, [row for row in rows if row.group != "single" or seed == seeds[0]]) for seed in seeds]
+    return [(seed, own) for seed, own in jobs if own]
 
 
 def choose_rows(names: Sequence[str]) -> list[Row]:

@@ -20,7 +20,7 @@ from typing import Any
 from bench.quality.data import DataSet, Size
 from bench.quality.rows import REFERENCE, Row
 from flows.params_file import edit_params
-from flows.run_folders import RUNS, open_run_folder, remove_run_folder
+from flows.run_folders import open_run_folder, remove_run_folder
 from flows.versioning import run_child
 from tasks.errors import UserError
 from tasks.params import read_params
@@ -38,6 +38,8 @@ class Bench:
     Attributes
     ----------
     project : Path
+    name : str
+        Of the folder among those of runs.
     folder : Path
     data : DataSet
     size : Size
@@ -48,6 +50,7 @@ class Bench:
     """
 
     project: Path
+    name: str
     folder: Path
     data: DataSet
     size: Size
@@ -73,12 +76,12 @@ class Bench:
         with _OPENING:
             remove_run_folder(project, name)
             folder = open_run_folder(project, name)
-        return cls(project, folder, data, size, digest_code(project), cores)
+        return cls(project, name, folder, data, size, digest_code(project), cores)
 
     def close(self) -> None:
         """Remove the folder; results stay in DVC's cache."""
         with _OPENING:
-            remove_run_folder(self.project, self.folder.relative_to(self.project / RUNS).parts[0])
+            remove_run_folder(self.project, self.name)
 
     def configure(self, row: Row, seed: int) -> str:
         """Write the params of a row; return what identifies its result: params, rounds and code."""
@@ -126,7 +129,7 @@ class Bench:
         else:
             targets = [f"evaluate@{number}" for number in range(1, row.rounds + 1)]
             targets += ["baseline"] if row.scores_cams else []
-        threads = {"OMP_NUM_THREADS": str(self.cores), "NUMBA_NUM_THREADS": str(self.cores)}
+        limited = ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS") if self.cores else ()
         began = time.monotonic()
         status, lines = run_child(
             [sys.executable, "-m", "dvc", "repro", *targets],
@@ -136,7 +139,7 @@ class Bench:
                 "DSRG_TRACKING_ROOT": str(self.project),
                 "DSRG_BENCH_ROW": row.name,
                 "DSRG_BENCH_SEED": str(seed),
-                **(threads if self.cores else {}),
+                **dict.fromkeys(limited, str(self.cores)),
             },
         )
         if status:

@@ -58,8 +58,9 @@ def test_a_row_changes_what_it_says_and_nothing_that_is_so_already(row: object, 
 
 def test_some_rows_are_run_with_the_first_seed_only() -> None:
     rows = choose_rows(["boundary", "cams-finer"])
-    jobs = [[(seed, row.name) for seed, row in group] for group in list_jobs(rows, [7, 8])]
+    jobs = [[(seed, row.name) for row in own] for seed, own in list_jobs(rows, [7, 8])]
     assert jobs == [[(7, "boundary"), (7, "cams-finer")], [(8, "boundary")]]
+    assert [seed for seed, _ in list_jobs(choose_rows(["cams-finer"]), [7, 8])] == [7]
 
 
 def test_rows_are_chosen_by_name_or_group() -> None:
