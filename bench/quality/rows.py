@@ -202,7 +202,7 @@ GROUPS = {
 
 
 def list_jobs(rows: Sequence[Row], seeds: Sequence[int]) -> list[tuple[int, list[Row]]]:
-    """List the seeds that have rows to run, with these in order; those of ``single`` have the first seed only."""
+    """List seeds with their rows in order: those of ``single`` have the first only; no seed without rows."""
     jobs = [(seed, [row for row in rows if row.group != "single" or seed == seeds[0]]) for seed in seeds]
     return [(seed, own) for seed, own in jobs if own]
 
