@@ -106,18 +106,15 @@ OFFICIAL = Row(
 # One thing changed in round 1, or in round 2 where round 1 would not show it.
 IDEAS = (
     Row("larger-trunk", "EfficientNet-Lite2, not Lite0", changes={"backbone.name": "efficientnet_lite2"}),
-    Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1 and 2", changes={"cams.scales": [1.0, 1.5]}),
+    Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1.2 and 1.8", changes={"cams.scales": [1.0, 1.5]}),
     Row(
         "cams-three-scales",
-        "CAMs at 0.75, 1 and 1.25 times, not 1 and 2",
+        "CAMs at 0.75, 1 and 1.25 times, not 1.2 and 1.8",
         changes={"cams.scales": [0.75, 1.0, 1.25]},
         group="single",
     ),
-    Row(
-        "cams-larger",
-        "CAMs at 1.4 and 2.1 times, not 1 and 2",
-        changes={"cams.scales": [1.4, 2.1]},
-    ),
+    Row("cams-wider", "CAMs at 1 and 2 times, not 1.2 and 1.8", changes={"cams.scales": [1.0, 2.0]}),
+    Row("cams-larger", "CAMs at 1.4 and 2.1 times, not 1.2 and 1.8", changes={"cams.scales": [1.4, 2.1]}),
     Row(
         "cams-one-view", "CAMs at one scale, not mirrored", changes={"cams.scales": [1.0], "cams.flip": False}
     ),

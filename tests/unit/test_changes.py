@@ -31,7 +31,7 @@ def test_a_change_is_named_with_both_values_and_what_it_is(values: dict[str, Any
     values["rounds"] = {"1": {}}
     assert list_changes(values) == [
         Change("rounds", "2", "1", "rounds of train, relabel, refine"),
-        Change("cams.scales", "[1.0, 2.0]", "[1.0]", "input scales that are averaged"),
+        Change("cams.scales", "[1.2, 1.8]", "[1.0]", "input scales that are averaged"),
         Change("train.crf.iterations", "10", "5", "mean-field iterations"),
     ]
 

@@ -136,7 +136,7 @@ def test_values_are_spelled_as_in_params_yaml(workspace: Workspace, params: Para
         run.log_params(params.model_dump(mode="json"))
     (study,) = list_runs(workspace, "study")
     found = study.data.params
-    assert found["cams.scales"] == "[1.0, 2.0]"
+    assert found["cams.scales"] == "[1.2, 1.8]"
     assert found["cams.flip"] == "true"
     assert found["source.kind"] == "synthetic"
     assert found["rounds.1.prev"] == "cues"
