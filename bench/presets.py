@@ -31,10 +31,11 @@ from torch.utils.data import Dataset
 
 from bench.training_step import CLASSES, draw_batch
 from dsrg.cam import choose_view_side
+from dsrg.classification import classification_loss
 from dsrg.crf import refine_probs
 from dsrg.inference import activate_views, predict_probs
 from dsrg.models import ClassifierSpec
-from dsrg.objectives import LabelLoss, SeedingLoss, classification_loss
+from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.training import build_optimizer, choose_device, fit
 from flows.params_file import edit_params
 from tasks.fitting import describe_segmenter

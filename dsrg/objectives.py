@@ -23,13 +23,6 @@ from dsrg.losses import (
 )
 
 
-def classification_loss(model: nn.Module, batch: Any) -> tuple[Tensor, dict[str, float]]:
-    """Multi-label loss: binary cross-entropy over all classes of each picture."""
-    images, image_labels = batch
-    logits = model(images)
-    return functional.binary_cross_entropy_with_logits(logits.float(), image_labels), {}
-
-
 class SeedingLoss:
     """Round 1: grow the cues by what the network sees, then learn from the grown seeds.
 

@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dsrg.classification import classification_loss
 from dsrg.inference import group_by_size, score_images
 from dsrg.metrics import score_classifier
 from dsrg.models import ClassifierSpec, save_model
 from dsrg.models.classifier import Classifier
-from dsrg.objectives import classification_loss
 from dsrg.samples import ClassifierSamples
 from dsrg.store import ImageStore
 from dsrg.training import build_optimizer, choose_device, fit

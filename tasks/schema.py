@@ -50,6 +50,7 @@ class Crf(Section):
     bilateral_rgb: float = Field(gt=0, le=255, description="its reach in grey levels")
     gaussian_weight: float = Field(ge=0, le=1000, description="weight of the smoothness kernel")
     gaussian_xy: float = Field(gt=0, le=1000, description="its reach in pixels")
+    solver: Literal["lattice", "pydensecrf"] = Field(description="which code; equal but for rounding")
 
 
 # what concerns one kind of source only, as it is where that kind is not

@@ -29,6 +29,7 @@ _PACKAGES = (
     "safetensors",
     "zarr",
     "scipy",
+    "numba",
     "pydensecrf2",
 )
 _MODEL_CODE = "tracking_pyfunc.py"

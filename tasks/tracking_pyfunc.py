@@ -47,6 +47,8 @@ class ServedSegmenter(PythonModel):
         segmenter, spec = load_segmenter(Path(context.artifacts["weights"]))
         self._network = TorchNetwork(segmenter, spec.classes, device)
         self._names = self._network.classes
+        # the CRF is compiled now, not while the first caller waits
+        self._draw(np.zeros((64, 64, 3), np.uint8), crf=True)
 
     def predict(
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None

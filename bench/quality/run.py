@@ -84,8 +84,11 @@ class Bench:
             remove_run_folder(self.project, self.name)
 
     def configure(self, row: Row, seed: int) -> str:
-        """Write the params of a row; return what identifies its result: params, rounds and code."""
-        (self.folder / "params.yaml").write_bytes((self.project / "tasks" / "defaults.yaml").read_bytes())
+        """Write the params of a row; return what identifies its result: params, rounds and code.
+
+        They start from the defaults of when the folder was made: the project may be edited meanwhile.
+        """
+        (self.folder / "params.yaml").write_bytes((self.folder / "tasks" / "defaults.yaml").read_bytes())
         settings = {
             **self.size.changes,
             "ingest.strict": False,

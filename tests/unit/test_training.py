@@ -13,8 +13,8 @@ from tiny_data import build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dsrg.classification import classification_loss
 from dsrg.models.classifier import Classifier
-from dsrg.objectives import classification_loss
 from dsrg.training import Progress, TrainingError, build_optimizer, choose_device, fit, freeze_batch_norm
 
 STEPS = 6
