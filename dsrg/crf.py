@@ -261,7 +261,8 @@ def refine_batch(
             solver=solver,
         )
 
-    threads = min(len(values), numba.get_num_threads()) if solver == "lattice" else 1
+    # not `numba.get_num_threads()`, which would start threads of its own and reset the number of torch's
+    threads = min(len(values), numba.config.NUMBA_NUM_THREADS) if solver == "lattice" else 1  # type: ignore[attr-defined]
     if threads > 1:
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(refine, range(len(values))))

@@ -207,7 +207,7 @@ def test_settings_come_from_the_wish_the_model_the_params_or_the_defaults(
     assert offset > 0
     assert choose_style(Wishes(), {}, log_odds=0.0, root=drawing_workspace).scales == (1.0,)
     style = choose_style(Wishes(), {}, log_odds=0.0, root=drawing_workspace)
-    assert style.crf == {**CRF, "foreground_offset": 0.0}
+    assert style.crf == {**CRF, "solver": "lattice", "foreground_offset": 0.0}
     of_model = {"scales": [0.5], "flip": False, "crf": {"foreground_offset": 0.1}, "max_side": 99}
     style = choose_style(Wishes(), of_model, log_odds=2.0, root=drawing_workspace)
     assert (style.scales, style.flip, style.max_side) == ((0.5,), False, 99)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from dsrg.crf import refine_batch, refine_probs, refine_stack
@@ -138,3 +139,16 @@ def test_pictures_that_must_not_be_written_to_are_read(solver: Any) -> None:
         locked.flags.writeable = False
     np.testing.assert_array_equal(refine_probs(probs, picture, **DEEPLAB, solver=solver), expected)
     np.testing.assert_array_equal(refine_probs(probs, turned, **DEEPLAB, solver=solver), expected)
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    """Or training would go on with another number, and in other last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        probs, picture = draw(2, 20, 30)
+        present = np.array([0, 1])
+        refine_batch(np.stack([probs] * 4), np.stack([picture] * 4), [present] * 4, **TRAINING)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
