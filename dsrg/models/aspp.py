@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from dsrg.models.depthwise import DepthwiseConv2d
+
 
 class Aspp(nn.Module):
     """Sum the class logits of several atrous branches, as DeepLab-v2 does.
@@ -81,7 +83,9 @@ def _build_separable_branch(
     nn.init.normal_(scores.weight, std=0.01)
     nn.init.zeros_(scores.bias)  # type: ignore[arg-type]
     return nn.Sequential(
-        nn.Conv2d(in_channels, in_channels, 3, padding=rate, dilation=rate, groups=in_channels, bias=False),
+        DepthwiseConv2d(
+            in_channels, in_channels, 3, padding=rate, dilation=rate, groups=in_channels, bias=False
+        ),
         nn.Conv2d(in_channels, channels, 1, bias=False),
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),

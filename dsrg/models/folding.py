@@ -15,8 +15,10 @@ from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 
+from dsrg.models.depthwise import DepthwiseConv2d
 
-class _ScaledConv(nn.Conv2d):
+
+class _ScaledConv(DepthwiseConv2d):
     """A convolution that does the work of its norm where the norm's statistics are fixed."""
 
     norm_after: tuple[nn.BatchNorm2d]  # in a tuple, so that it is not registered a second time
@@ -24,7 +26,7 @@ class _ScaledConv(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.norm_after[0].training:
             return super().forward(x)
-        return cast(Tensor, self._conv_forward(x, *_scale(self, self.norm_after[0])))
+        return self._conv_forward(x, *_scale(self, self.norm_after[0]))
 
 
 class _ScaledConvSame(Conv2dSame):
@@ -56,7 +58,11 @@ class _FoldedNormAct(BatchNormAct2d):
         return cast(Tensor, self.act(self.drop(x)))
 
 
-_CONVS: dict[type, type] = {nn.Conv2d: _ScaledConv, Conv2dSame: _ScaledConvSame}
+_CONVS: dict[type, type] = {
+    nn.Conv2d: _ScaledConv,
+    DepthwiseConv2d: _ScaledConv,
+    Conv2dSame: _ScaledConvSame,
+}
 _NORMS: dict[type, type] = {nn.BatchNorm2d: _FoldedNorm, BatchNormAct2d: _FoldedNormAct}
 
 
@@ -84,14 +90,16 @@ def fold_norms(module: nn.Module, run: Callable[[], Tensor]) -> int:
     try:
         with torch.no_grad():
             pairs, before = _find_pairs(module, run)
+            kinds: dict[nn.Module, type] = {part: type(part) for pair in pairs.items() for part in pair}
             for conv, norm in pairs.items():
                 conv.norm_after = (norm,)  # type: ignore[assignment]
                 conv.__class__, norm.__class__ = _CONVS[type(conv)], _NORMS[type(norm)]
             if torch.allclose(before, run(), rtol=1e-3, atol=1e-3 * float(before.abs().max())):
                 return len(pairs)
-            for conv, norm in pairs.items():
+            for conv in pairs:
                 del conv.norm_after
-                conv.__class__, norm.__class__ = type(conv).__base__, type(norm).__base__  # type: ignore[assignment]
+            for changed, kind in kinds.items():
+                changed.__class__ = kind
             return 0
     finally:
         for part, mode in modes.items():
@@ -123,8 +131,9 @@ def settle_norms(module: nn.Module) -> nn.Module:
             elif isinstance(child, _FoldedNorm):
                 setattr(part, name, nn.Identity())
             elif isinstance(child, _ScaledConv | _ScaledConvSame):
-                child.__class__ = type(child).__base__  # type: ignore[assignment]
                 del child.norm_after
+            if isinstance(child, DepthwiseConv2d | _ScaledConvSame):
+                child.__class__ = Conv2dSame if isinstance(child, Conv2dSame) else nn.Conv2d  # type: ignore[assignment]
     return module
 
 
