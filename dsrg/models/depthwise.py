@@ -27,9 +27,9 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _is_served(self, x):
-            return super()._conv_forward(x, weight, bias)
+            return cast(Tensor, super()._conv_forward(x, weight, bias))
         arguments = (x, weight, bias, self.dilation[0])
-        return cast(Tensor, _DepthwiseConvolution.apply(*arguments))  # type: ignore[no-untyped-call]
+        return cast(Tensor, _DepthwiseConvolution.apply(*arguments))
 
 
 def _is_served(conv: nn.Conv2d, x: Tensor) -> bool:
