@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from dsrg.crf import refine_batch, refine_probs
+from dsrg.crf import refine_batch
 
 CLASSES = 21
 PRESENT = np.array([0, 5, 12])
@@ -41,6 +42,7 @@ TRAINING: dict[str, Any] = {
 }
 TRAINING_GRID = (41, 41)
 LEAST_AGREEMENT = 0.9999
+REPEATS = 7
 
 Picture = tuple[NDArray[np.float32], NDArray[np.uint8]]
 Peers = dict[str, Callable[[], NDArray[np.float32]]]
@@ -68,47 +70,28 @@ def load_pictures(size: tuple[int, int], count: int) -> list[Picture]:
     return pictures
 
 
-def measure_pictures(size: tuple[int, int], name: str, *, repeats: int = 5) -> list[dict[str, Any]]:
-    """Time whole pictures at one size with one kind of settings."""
-    settings = {**SETTINGS[name], **SMOOTHNESS}
-    rows = []
-    for probs, image in load_pictures(size, 3):
-        own = np.ascontiguousarray(probs[PRESENT])
+def measure(what: str, batches: list[list[Picture]], settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Time batches of one size with one kind of settings; a picture by itself is a batch of one."""
+    everything = np.arange(CLASSES)
+    timed = []
+    for batch in batches:
+        probs = np.stack([one for one, _ in batch])
+        images = np.stack([image for _, image in batch])
 
-        def refine_all(probs: NDArray[np.float32] = probs, image: NDArray[np.uint8] = image) -> Any:
-            return refine_probs(probs, image, **settings, solver="pydensecrf")[PRESENT]
-
-        def refine_own(solver: Any, own: Any = own, image: NDArray[np.uint8] = image) -> Any:
-            return refine_probs(own, image, **settings, solver=solver)
+        def refine(present: NDArray[np.int64], solver: Any, probs: Any = probs, images: Any = images) -> Any:
+            presents = [present] * len(probs)
+            return refine_batch(probs, images, presents, **settings, solver=solver)[:, PRESENT]
 
         peers: Peers = {
-            "pydensecrf, 21 classes": refine_all,
-            "pydensecrf, present": lambda refine=refine_own: refine("pydensecrf"),  # type: ignore[misc]
-            "lattice, present": lambda refine=refine_own: refine("lattice"),  # type: ignore[misc]
+            "pydensecrf, 21 classes": partial(refine, everything, "pydensecrf"),
+            "pydensecrf, present": partial(refine, PRESENT, "pydensecrf"),
+            "lattice, present": partial(refine, PRESENT, "lattice"),
         }
-        rows.append(_time(peers, repeats=repeats))
-    return _summarise(f"{size[0]}x{size[1]}, {name}", rows)
+        timed.append(_time(peers))
+    return _summarise(what, timed)
 
 
-def measure_training(*, repeats: int = 9) -> list[dict[str, Any]]:
-    """Time a batch on the network's grid with the official settings of training."""
-    pictures = load_pictures(TRAINING_GRID, BATCH)
-    probs = np.stack([one for one, _ in pictures])
-    images = np.stack([image for _, image in pictures])
-    everything = [np.arange(CLASSES)] * BATCH
-
-    def refine(presents: list[NDArray[np.int64]], solver: Any) -> Any:
-        return refine_batch(probs, images, presents, **TRAINING, solver=solver)[:, PRESENT]
-
-    peers: Peers = {
-        "pydensecrf, 21 classes": lambda: refine(everything, "pydensecrf"),
-        "pydensecrf, present": lambda: refine([PRESENT] * BATCH, "pydensecrf"),
-        "lattice, present": lambda: refine([PRESENT] * BATCH, "lattice"),
-    }
-    return _summarise(f"{BATCH} x {TRAINING_GRID[0]}x{TRAINING_GRID[1]}", [_time(peers, repeats=repeats)])
-
-
-def _time(peers: Peers, *, repeats: int) -> dict[str, dict[str, float]]:
+def _time(peers: Peers) -> dict[str, dict[str, float]]:
     """Time peers in turn; the least CPU and clock time of each in ms, and its agreement with the first."""
     labels = {name: call().argmax(axis=-3) for name, call in peers.items()}
     first = next(iter(labels.values()))
@@ -118,7 +101,7 @@ def _time(peers: Peers, *, repeats: int) -> dict[str, dict[str, float]]:
         if agreement < LEAST_AGREEMENT:
             raise SystemExit(f"{name}: {agreement:.6f} of the labels are those of pydensecrf")
         found[name] = {"cpu": np.inf, "clock": np.inf, "agreement": agreement}
-    for _ in range(repeats):
+    for _ in range(REPEATS):
         for name, call in peers.items():
             cpu, clock = time.process_time(), time.perf_counter()
             call()
@@ -150,8 +133,13 @@ def _summarise(what: str, pictures: list[dict[str, dict[str, float]]]) -> list[d
 
 def main() -> None:
     """Measure, print a table, write the numbers."""
-    rows = [row for size in SIZES for name in SETTINGS for row in measure_pictures(size, name)]
-    rows += measure_training()
+    rows = []
+    for size in SIZES:
+        alone = [[picture] for picture in load_pictures(size, 3)]
+        for name, bilateral in SETTINGS.items():
+            rows += measure(f"{size[0]}x{size[1]}, {name}", alone, {**bilateral, **SMOOTHNESS})
+    batch = load_pictures(TRAINING_GRID, BATCH)
+    rows += measure(f"{BATCH} x {TRAINING_GRID[0]}x{TRAINING_GRID[1]}", [batch], TRAINING)
     print(
         "ms a picture or batch, 10 iterations, 3 of 21 classes present; how many times as fast as pydensecrf"
     )

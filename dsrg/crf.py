@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numba
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from dsrg import mean_field
 from dsrg.labels import BACKGROUND
+from dsrg.threads import run_in_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -156,29 +156,15 @@ def refine_stack(
 
 
 def _solve_by_lattice(
-    energies: NDArray[np.float32],
-    image: NDArray[np.uint8],
-    *,
-    iterations: int,
-    bilateral_weight: float,
-    bilateral_xy: float,
-    bilateral_rgb: float,
-    gaussian_weight: float,
-    gaussian_xy: float,
+    energies: NDArray[np.float32], image: NDArray[np.uint8], *, iterations: int, **pairwise: float
 ) -> NDArray[np.float32]:
     try:
-        terms = mean_field.build_terms(
-            image,
-            bilateral_weight=bilateral_weight,
-            bilateral_xy=bilateral_xy,
-            bilateral_rgb=bilateral_rgb,
-            gaussian_weight=gaussian_weight,
-            gaussian_xy=gaussian_xy,
-        )
+        terms = mean_field.build_terms(image, **pairwise)
     except OverflowError as error:
+        xy, rgb, (height, width, _) = pairwise["bilateral_xy"], pairwise["bilateral_rgb"], image.shape
         raise ValueError(
-            f"`bilateral_xy` {bilateral_xy} and `bilateral_rgb` {bilateral_rgb} are too small for a picture "
-            f"of {image.shape[1]} x {image.shape[0]} pixels: larger ones, or solver pydensecrf."
+            f"`bilateral_xy` {xy} and `bilateral_rgb` {rgb} are too small for a picture "
+            f"of {width} x {height} pixels: larger ones, or solver pydensecrf."
         ) from error
     return np.stack([mean_field.infer(-energy, terms, iterations=iterations) for energy in energies])
 
@@ -262,13 +248,8 @@ def refine_batch(
         )
 
     # not `numba.get_num_threads()`, which would start threads of its own and reset the number of torch's
-    threads = min(len(values), numba.config.NUMBA_NUM_THREADS) if solver == "lattice" else 1  # type: ignore[attr-defined]
-    if threads > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(refine, range(len(values))))
-    else:
-        for number in range(len(values)):
-            refine(number)
+    threads = numba.config.NUMBA_NUM_THREADS if solver == "lattice" else 1  # type: ignore[attr-defined]
+    run_in_threads(refine, range(len(values)), threads=threads)
     if isinstance(probs, np.ndarray):
         return refined
     return probs.detach().float().new_tensor(refined)

@@ -54,7 +54,24 @@ def build_terms(
     gaussian_weight: float,
     gaussian_xy: float,
 ) -> PairwiseTerms:
-    """Build both terms of a picture (H, W, 3) uint8; see :func:`dsrg.crf.refine_probs`."""
+    """Build both terms of a picture.
+
+    Parameters
+    ----------
+    image : (H, W, 3) uint8
+    bilateral_weight, bilateral_xy, bilateral_rgb, gaussian_weight, gaussian_xy : float
+        As for :func:`dsrg.crf.refine_probs`; a weight of 0 leaves its term out.
+
+    Returns
+    -------
+    PairwiseTerms
+        Of ``N = H * W`` pixels, row by row.
+
+    Raises
+    ------
+    OverflowError
+        See :func:`dsrg.lattice.build_lattice`.
+    """
     height, width, _ = image.shape
     corners = np.zeros((height * width, _CORNERS), np.int32)
     weights = np.zeros((height * width, _CORNERS), np.float32)

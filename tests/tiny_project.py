@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import zarr
 from ruamel.yaml import YAML
+from tiny_data import torch_threads
 
 from tasks import tracking
 from tasks.params import Params, check_params
@@ -84,12 +84,8 @@ def without_tracking() -> Iterator[None]:
 def run_stage(params: Params, workspace: Workspace, stage: str) -> None:
     """Run a stage in this process: ``cams``, or ``train@1``."""
     name, _, round_key = stage.partition("@")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         importlib.import_module(f"tasks.{name}").run(params, workspace, round_key=round_key or None)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def list_label_stages(params: Params) -> list[str]:

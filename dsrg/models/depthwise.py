@@ -7,8 +7,6 @@ names, shapes and values of parameters, inference, and what GPUs do.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -18,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from dsrg.threads import run_in_threads
 
 _CHANNELS = 64  # at a time; a constant, and this one, because then the compiler vectorises the innermost loop
 
@@ -98,15 +98,12 @@ def _correlate(x: Tensor, grad: Tensor, size: int, dilation: int) -> Tensor:
     found = np.empty((size, size, channels), np.float32)
     # the last block overlaps the one before where channels are no multiple
     starts = np.minimum(np.arange(0, channels, _CHANNELS), channels - _CHANNELS)
+
+    def correlate(part: NDArray[np.int64]) -> None:
+        _correlate_blocks(near, here, height, width, dilation, part, found)
+
     threads = min(torch.get_num_threads(), len(starts))
-    if threads == 1:
-        _correlate_blocks(near, here, height, width, dilation, starts, found)
-    else:
-        pool = _start_threads(threads)
-        parts = np.array_split(starts, threads)
-        list(
-            pool.map(lambda part: _correlate_blocks(near, here, height, width, dilation, part, found), parts)
-        )
+    run_in_threads(correlate, np.array_split(starts, threads), threads=threads)
     return torch.from_numpy(found).permute(2, 0, 1)[:, None]
 
 
@@ -115,11 +112,6 @@ def _list_pixels(x: Tensor) -> NDArray[np.float32]:
     pixels = x.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
     listed: NDArray[np.float32] = pixels.reshape(len(x), -1, x.shape[1]).numpy()
     return listed
-
-
-@lru_cache(maxsize=1)
-def _start_threads(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="depthwise")
 
 
 @njit(cache=True, nogil=True, fastmath=True)

@@ -63,6 +63,11 @@ _CONVS: dict[type, type] = {
     DepthwiseConv2d: _ScaledConv,
     Conv2dSame: _ScaledConvSame,
 }
+_PLAIN: dict[type, type] = {
+    _ScaledConv: nn.Conv2d,
+    DepthwiseConv2d: nn.Conv2d,
+    _ScaledConvSame: Conv2dSame,
+}
 _NORMS: dict[type, type] = {nn.BatchNorm2d: _FoldedNorm, BatchNormAct2d: _FoldedNormAct}
 
 
@@ -132,8 +137,7 @@ def settle_norms(module: nn.Module) -> nn.Module:
                 setattr(part, name, nn.Identity())
             elif isinstance(child, _ScaledConv | _ScaledConvSame):
                 del child.norm_after
-            if isinstance(child, DepthwiseConv2d | _ScaledConvSame):
-                child.__class__ = Conv2dSame if isinstance(child, Conv2dSame) else nn.Conv2d  # type: ignore[assignment]
+            child.__class__ = _PLAIN.get(type(child), type(child))
     return module
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_data import torch_threads
 from torch import Tensor, nn
 
 from dsrg.models.depthwise import DepthwiseConv2d, _is_served
@@ -91,14 +92,10 @@ def test_inference_and_other_types_are_left_to_pytorch() -> None:
 def test_the_number_of_threads_changes_no_bit() -> None:
     _, ours = build_pair(200, 5, 2)
     x = torch.randn(2, 200, 10, 10)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with torch_threads(1):
         alone = differentiate(ours, x)[2]
-        torch.set_num_threads(3)
+    with torch_threads(3):
         shared = differentiate(ours, x)[2]
-    finally:
-        torch.set_num_threads(threads)
     assert torch.equal(alone, shared)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tiny_data import torch_threads
 
 from dsrg.crf import refine_batch, refine_probs, refine_stack
 from dsrg.lattice import build_lattice
@@ -143,12 +144,8 @@ def test_pictures_that_must_not_be_written_to_are_read(solver: Any) -> None:
 
 def test_torch_keeps_its_number_of_threads() -> None:
     """Or training would go on with another number, and in other last digits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with torch_threads(1):
         probs, picture = draw(2, 20, 30)
         present = np.array([0, 1])
         refine_batch(np.stack([probs] * 4), np.stack([picture] * 4), [present] * 4, **TRAINING)
         assert torch.get_num_threads() == 1
-    finally:
-        torch.set_num_threads(before)
