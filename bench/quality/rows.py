@@ -106,6 +106,9 @@ OFFICIAL = Row(
 # One thing changed in round 1, or in round 2 where round 1 would not show it.
 IDEAS = (
     Row("larger-trunk", "EfficientNet-Lite2, not Lite0", changes={"backbone.name": "efficientnet_lite2"}),
+    Row("classify-12", "classifier trained for 12 epochs, not 6", changes={"classify.epochs": 12}),
+    Row("classify-24", "classifier trained for 24 epochs, not 6", changes={"classify.epochs": 24}),
+    Row("no-growing", "cues that do not grow in training", changes={"train.grow_on": "none"}),
     Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1.2 and 1.8", changes={"cams.scales": [1.0, 1.5]}),
     Row(
         "cams-three-scales",

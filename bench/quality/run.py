@@ -26,6 +26,7 @@ from tasks.errors import UserError
 from tasks.params import read_params
 from tasks.shards import count_workers
 from tasks.tracking import digest_study, flatten
+from tasks.warm import owned_by_children
 
 Numbers = dict[str, float]
 _OPENING = threading.Lock()  # git's worktrees are made and removed one at a time
@@ -142,6 +143,7 @@ class Bench:
                 "DSRG_TRACKING_ROOT": str(self.project),
                 "DSRG_BENCH_ROW": row.name,
                 "DSRG_BENCH_SEED": str(seed),
+                **owned_by_children(),
                 **dict.fromkeys(limited, str(self.cores)),
             },
         )
