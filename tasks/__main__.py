@@ -16,6 +16,13 @@ from types import FrameType
 # as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if __name__ == "__main__":  # before anything is imported that a warm process has already
+    from tasks.warm import hand_over
+
+    status = hand_over(sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
+
 from tasks import console, journal
 from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
