@@ -187,7 +187,10 @@ def _wait_for_stage(connection: socket.socket, arguments: Sequence[str]) -> int 
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, pass_on)
-    status = json.loads(replies.readline() or '{"status": -9}')["status"]
+    last = replies.readline()
+    if not last:  # the warm process was killed
+        pass_on(signal.SIGKILL, None)
+    status = json.loads(last)["status"] if last else -signal.SIGKILL
     if status < 0:  # killed: whoever waits for this process is to see the same
         if -status != signal.SIGKILL:
             signal.signal(-status, signal.SIG_DFL)

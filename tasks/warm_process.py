@@ -21,6 +21,7 @@ from typing import Any
 
 from tasks import console
 from tasks.__main__ import main as run_stage
+from tasks.lifetime import end_with
 from tasks.warm import CODE, STREAMS, WORTH_IT, Request
 
 _TRAINS = ("classify", "train", "reference")
@@ -163,6 +164,7 @@ def _stat(path: str) -> Stat | None:
 def _become_stage(request: Request) -> int:
     """Be, in a child just forked, the process that the stage would have been."""
     os.setpgid(0, 0)
+    end_with(os.getppid())
     for number, (name, descriptor) in enumerate(zip(STREAMS, request.descriptors, strict=True)):
         os.dup2(descriptor, number)
         os.close(descriptor)
