@@ -152,13 +152,17 @@ class LabelLoss:
 
 def spread_classes(label_maps: Tensor, num_classes: int) -> Tensor:
     """Give each class a plane: (B, H, W) int64, 255 where unlabelled, to (B, C, H, W) bool."""
-    return _one_hot(label_maps, num_classes)[:, :num_classes].bool()
+    ids = torch.arange(num_classes, device=label_maps.device)
+    return _mark_unlabelled(label_maps, num_classes)[:, None] == ids[:, None, None]
 
 
-def _one_hot(label_maps: Tensor, num_classes: int) -> Tensor:
-    """As `spread_classes`, and a last plane of the unlabelled: (B, C + 1, H, W) int64."""
+def _mark_unlabelled(label_maps: Tensor, num_classes: int) -> Tensor:
+    """Write `num_classes` for 255, so that nothing larger is left."""
     marked = torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps)
-    return functional.one_hot(marked, num_classes + 1).permute(0, 3, 1, 2)
+    largest = int(marked.max())
+    if largest > num_classes:
+        raise ValueError(f"`label_maps` must hold classes under {num_classes} and 255, got {largest}")
+    return marked
 
 
 def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: int) -> Tensor:
@@ -175,10 +179,21 @@ def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: i
     -------
     (B, C, h, w) bool
     """
-    votes = _one_hot(label_maps, num_classes)
-    shares = functional.adaptive_avg_pool2d(votes.float(), (grid[0], grid[1]))
-    winner = shares.argmax(1)
-    return functional.one_hot(winner, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).bool()
+    marked = _mark_unlabelled(label_maps, num_classes)
+    count, height, width = label_maps.shape
+    rows, columns = grid
+    if height % rows or width % columns:  # cells overlap
+        votes = functional.one_hot(marked, num_classes + 1).permute(0, 3, 1, 2).float()
+        winner = functional.adaptive_avg_pool2d(votes, (rows, columns)).argmax(1)
+    else:
+        down = torch.arange(height, device=marked.device) // (height // rows)
+        across = torch.arange(width, device=marked.device) // (width // columns)
+        cells = torch.arange(count, device=marked.device)[:, None, None] * rows * columns
+        cells = cells + down[:, None] * columns + across
+        ballots = (cells * (num_classes + 1) + marked).flatten()
+        votes = torch.bincount(ballots, minlength=count * rows * columns * (num_classes + 1))
+        winner = votes.view(count, rows, columns, num_classes + 1).argmax(-1)
+    return spread_classes(winner, num_classes)
 
 
 def shrink_valid(valid: Tensor, grid: Sequence[int]) -> Tensor:
