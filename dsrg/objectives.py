@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrg.crf import refine_batch
+from dsrg.dense_field import refine_densely
 from dsrg.growing import grow_seeds_batch
 from dsrg.labels import IGNORE_INDEX, list_present
 from dsrg.losses import (
@@ -39,8 +38,8 @@ class SeedingLoss:
         What the seed loss sees is :func:`dsrg.losses.balance_logits`; 0 as published.
     boundary_weight : float
         Weight of the boundary loss; 0 leaves it out.
-    crf : dict
-        Keyword values of :func:`dsrg.crf.refine_probs`, in cells of the network's grid.
+    crf : mapping
+        Keyword values of `refine_on_grid`, in cells of the network's grid.
 
     References
     ----------
@@ -57,7 +56,7 @@ class SeedingLoss:
         grow_on: Literal["probs", "refined", "none"],
         log_odds: float,
         boundary_weight: float,
-        crf: dict[str, float],
+        crf: Mapping[str, Any],
     ) -> None:
         self.num_classes = num_classes
         self.log_odds = log_odds
@@ -77,7 +76,7 @@ class SeedingLoss:
         probs = log_probs.detach().exp()
         refined = None
         if self.boundary_weight or self.grow_on == "refined":
-            refined = refine_on_grid(probs, images, presents, crf=self.crf)
+            refined = refine_on_grid(probs, images, image_labels, crf=self.crf)
         seeds = cues.cpu().numpy()
         if self.grow_on != "none":
             grown_by = refined if self.grow_on == "refined" and refined is not None else probs
@@ -119,7 +118,7 @@ class LabelLoss:
         balance: Literal["none", "picture"],
         log_odds: float,
         boundary_weight: float,
-        crf: dict[str, float],
+        crf: Mapping[str, Any],
     ) -> None:
         self.balance = balance
         self.log_odds = log_odds
@@ -142,8 +141,7 @@ class LabelLoss:
         if self.boundary_weight:
             log_probs = floor_log_probs(logits)
             valid = shrink_valid(valid_pixels, log_probs.shape[-2:])
-            presents = [list_present(row) for row in image_labels.cpu().numpy()]
-            refined = refine_on_grid(log_probs.detach().exp(), images, presents, crf=self.crf)
+            refined = refine_on_grid(log_probs.detach().exp(), images, image_labels, crf=self.crf)
             boundary = boundary_loss(log_probs, refined, valid)
             loss = loss + self.boundary_weight * boundary
             terms["boundary_loss"] = float(boundary.detach())
@@ -201,9 +199,7 @@ def shrink_valid(valid: Tensor, grid: Sequence[int]) -> Tensor:
     return functional.adaptive_avg_pool2d(valid[:, None].float(), (grid[0], grid[1]))[:, 0] > 0.5
 
 
-def refine_on_grid(
-    probs: Tensor, images: Tensor, presents: list[NDArray[np.int64]], *, crf: dict[str, float]
-) -> Tensor:
+def refine_on_grid(probs: Tensor, images: Tensor, image_labels: Tensor, *, crf: Mapping[str, Any]) -> Tensor:
     """Refine the network's probabilities by a CRF on pictures shrunk to its grid.
 
     Parameters
@@ -212,14 +208,27 @@ def refine_on_grid(
         No gradient flows through.
     images : (B, 3, H, W) float
         RGB in [0, 1].
-    presents : list of (P,) int64
-        Classes of each picture; the others get probability 0.
+    image_labels : (B, K) bool
+        Foreground classes of each picture; the others get probability 0.
+    crf : mapping
+        Keyword values of :func:`dsrg.crf.refine_probs`. Its `solver` may be ``dense`` as well,
+        :func:`dsrg.dense_field.refine_densely`, or ``auto``: dense on a GPU, which nothing has to leave
+        for it, and the lattice on a CPU.
 
     Returns
     -------
     (B, C, h, w) float32, on the device of `probs`
     """
     small = functional.interpolate(images.float(), size=probs.shape[-2:], mode="area")
-    pixels = (small * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    refined = refine_batch(probs.float().cpu().numpy(), pixels, presents, **crf)  # type: ignore[arg-type]
+    pixels = (small * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    settings = {name: value for name, value in crf.items() if name != "solver"}
+    solver = crf.get("solver", "auto")
+    if solver == "auto":
+        solver = "lattice" if probs.device.type == "cpu" else "dense"
+    if solver == "dense":
+        return refine_densely(probs, pixels, image_labels, **settings)
+    presents = [list_present(row) for row in image_labels.cpu().numpy()]
+    refined = refine_batch(
+        probs.float().cpu().numpy(), pixels.cpu().numpy(), presents, **settings, solver=solver
+    )
     return torch.from_numpy(refined).to(probs.device)

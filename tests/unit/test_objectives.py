@@ -79,7 +79,7 @@ def test_absent_classes_get_nothing_on_the_grid() -> None:
     generator = torch.Generator().manual_seed(0)
     probs = torch.softmax(torch.rand(2, 4, 6, 5, generator=generator), dim=1)
     images = torch.rand(2, 3, 24, 20, generator=generator)
-    refined = refine_on_grid(probs, images, [np.array([0, 2]), np.array([0])], crf=CRF)
+    refined = refine_on_grid(probs, images, torch.tensor([[False, True, False], [False] * 3]), crf=CRF)
     assert refined.shape == probs.shape
     assert refined.dtype == torch.float32
     assert not refined.requires_grad
