@@ -79,7 +79,9 @@ def spread_cams(
     # Sums of float32 come out otherwise on another number of threads; in float64 the rounding hides it.
     wide = [maps.astype(np.float64) for maps in features]
     directions = _normalise_cells(np.concatenate([_normalise_cells(_centre(maps)) for maps in wide]))
-    affinity = np.maximum(directions.T @ directions, 0) ** power
+    affinity = directions.T @ directions  # large: changed in place, for its memory costs as much as the sums
+    np.maximum(affinity, 0, out=affinity)
+    affinity **= power
     # A cell without features (all of them at the picture's mean) is like nothing, itself included.
     affinity[np.diag_indices_from(affinity)] = 1
     affinity /= affinity.sum(axis=1, keepdims=True)

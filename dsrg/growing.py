@@ -80,9 +80,9 @@ def grow_seeds(
     _check_present(present, num_classes=cues.shape[0])
     fg, bg = _check_thresholds(fg_threshold, bg_threshold)
     planes = np.asarray(present, np.int64)
-    seeds = np.array(cues, order="C", copy=True)
+    seeds = np.empty(cues.shape, np.bool_)
     probs = np.ascontiguousarray(probs)
-    if not grow_planes(seeds, probs, planes, fg, bg):
+    if not grow_planes(np.ascontiguousarray(cues), probs, planes, fg, bg, seeds):
         raise _report_nan(probs, planes)
     return seeds
 

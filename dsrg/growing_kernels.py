@@ -11,52 +11,87 @@ from numpy.typing import NDArray
 
 from dsrg.labels import IGNORE_INDEX
 
+_BLOCK = 1024  # pixels at a time: what is kept of them between two planes stays in the fastest cache
+
 
 @njit(cache=True, nogil=True)
 def grow_planes(
-    seeds: NDArray[np.bool_],
+    cues: NDArray[np.bool_],
     probs: NDArray[np.float32],
     present: NDArray[np.int64],
     fg: np.float32,
     bg: np.float32,
+    seeds: NDArray[np.bool_],
 ) -> bool:
-    """Grow `seeds` (the cues) in place; False if a probability is NaN."""
+    """Grow `cues` into `seeds`; False if a probability is NaN. All arrays are contiguous."""
     num_classes, height, width = seeds.shape
     count = height * width
-    planes = seeds.reshape(num_classes, count)
-    none = np.uint8(IGNORE_INDEX)
+    planes = seeds.reshape(num_classes, count).view(np.uint8)
+    given = cues.reshape(num_classes, count).view(np.uint8)
     growable = _list_growable(present)
-    # Two bytes a pixel hold all the rule asks of the cues: the highest class (if it may grow), and
-    # how many. These loops and the next have no branches, so that they run many pixels at a time.
-    highest = np.full(count, none, np.uint8)
-    cue_count = np.zeros(count, np.uint8)
+    # Two bytes a pixel hold all the rule asks of the cues: the highest class (if it may grow), and how many.
+    highest, cue_count = np.empty(count, np.uint8), np.empty(count, np.uint8)
+    for i in range(count):
+        highest[i] = IGNORE_INDEX
+        cue_count[i] = 0
+    filled = _copy_planes(given, planes)
     for c in range(num_classes):
-        plane = planes[c]
-        c8 = growable[c]
-        for i in range(count):
-            highest[i] = c8 if plane[i] else highest[i]
-            cue_count[i] += np.uint8(plane[i])
+        if filled[c]:
+            _note_cues(planes[c], growable[c], highest, cue_count)
     label = np.empty(count, np.uint8)
     if not _label_confident(label, probs.reshape(num_classes, count), present, present, fg, bg):
         return False
-    source = np.empty(count, np.bool_)
-    most = np.uint8(0)
-    for i in range(count):
-        c8 = label[i] if label[i] != none else highest[i]
-        label[i] = c8
-        source[i] = c8 == highest[i]
-        most = max(most, cue_count[i])
-    if most > 1:
+    source = np.empty(count, np.uint8)
+    _fall_back(label, highest, source)
+    if _find_largest(cue_count) > 1:
         for i in range(count):
-            if cue_count[i] > 1 and label[i] != none:
+            if cue_count[i] > 1 and label[i] != IGNORE_INDEX:
                 source[i] = planes[label[i], i]
     starts, ends, kept, runs = _find_runs(label, source, height, width)
     for run in range(runs):
         if kept[run]:
-            plane = planes[label[starts[run]]]
-            for i in range(starts[run], ends[run]):
-                plane[i] |= cue_count[i] != 1
+            start, end = starts[run], ends[run]
+            _fill_run(planes[label[start], start:end], cue_count[start:end])
     return True
+
+
+@njit(cache=True, nogil=True)
+def _copy_planes(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Copy all planes; say in which of them anything is set."""
+    filled = np.empty(len(source), np.uint8)
+    for c in range(len(source)):
+        plane, copy = source[c], target[c]
+        some = np.uint8(0)
+        for i in range(plane.size):
+            copy[i] = plane[i]
+            some |= plane[i]
+        filled[c] = some
+    return filled
+
+
+@njit(cache=True, nogil=True)
+def _note_cues(
+    plane: NDArray[np.uint8], own: np.uint8, highest: NDArray[np.uint8], cue_count: NDArray[np.uint8]
+) -> None:
+    # chosen by bits: not every machine runs an `if` of bytes on many pixels at a time
+    for i in range(plane.size):
+        highest[i] ^= (highest[i] ^ own) & (np.uint8(0) - plane[i])
+        cue_count[i] += plane[i]
+
+
+@njit(cache=True, nogil=True)
+def _find_largest(values: NDArray[np.uint8]) -> np.uint8:
+    largest = np.uint8(0)
+    for i in range(values.size):
+        largest = max(largest, values[i])
+    return largest
+
+
+@njit(cache=True, nogil=True)
+def _fill_run(plane: NDArray[np.uint8], cue_count: NDArray[np.uint8]) -> None:
+    """Make seeds of all pixels but those that are a cue of exactly one, other, class."""
+    for i in range(plane.size):
+        plane[i] |= np.uint8(cue_count[i] != 1)
 
 
 @njit(cache=True, nogil=True)
@@ -67,28 +102,26 @@ def grow_map(
     fg: np.float32,
     bg: np.float32,
 ) -> bool:
-    """Grow `seed` (the cue map) in place; False if a probability is NaN."""
+    """Grow `seed` (the cue map) in place; False if a probability is NaN. All arrays are contiguous."""
     height, width = seed.shape
     count = height * width
     flat = seed.reshape(count)
-    none = np.uint8(IGNORE_INDEX)
     growable = _list_growable(present)
     label = np.empty(count, np.uint8)
     order = np.arange(present.size)
     if not _label_confident(label, probs.reshape(present.size, count), order, present, fg, bg):
         return False
-    source = np.empty(count, np.bool_)
+    source = np.empty(count, np.uint8)
+    own = np.empty(count, np.uint8)
     for i in range(count):
-        own = growable[flat[i]]
-        c8 = label[i] if label[i] != none else own
-        label[i] = c8
-        source[i] = c8 == own
+        own[i] = growable[flat[i]]
+    _fall_back(label, own, source)
     starts, ends, kept, runs = _find_runs(label, source, height, width)
     for run in range(runs):
         if kept[run]:
             c8 = label[starts[run]]
             for i in range(starts[run], ends[run]):
-                flat[i] = c8 if flat[i] == none else flat[i]
+                flat[i] = c8 if flat[i] == IGNORE_INDEX else flat[i]
     return True
 
 
@@ -102,6 +135,15 @@ def _list_growable(present: NDArray[np.int64]) -> NDArray[np.uint8]:
 
 
 @njit(cache=True, nogil=True)
+def _fall_back(label: NDArray[np.uint8], own: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+    """Label by their cue what is not confident; `source` becomes 1 where label and cue agree, else 0."""
+    for i in range(label.size):
+        unsure = np.uint8(0) - np.uint8(label[i] == IGNORE_INDEX)
+        label[i] ^= (label[i] ^ own[i]) & unsure
+        source[i] = np.uint8(label[i] == own[i])
+
+
+@njit(cache=True, nogil=True)
 def _label_confident(
     label: NDArray[np.uint8],
     probs: NDArray[np.float32],
@@ -111,70 +153,137 @@ def _label_confident(
     bg: np.float32,
 ) -> bool:
     """Fill `label` with the largest class where it is confident; False if a value is NaN."""
-    count = label.size
-    best = probs[planes[0]].copy()
-    best_id = np.full(count, ids[0], np.int32)
+    best, best_id = np.empty((2, _BLOCK), np.float32), np.empty((2, _BLOCK), np.int32)
     bad = np.int32(0)
-    for i in range(count):
-        bad += np.int32(best[i] != best[i])
-    for k in range(1, planes.size):
-        plane = probs[planes[k]]
-        c32 = np.int32(ids[k])
-        for i in range(count):
-            value = plane[i]
-            larger = value > best[i]
-            best_id[i] = c32 if larger else best_id[i]
-            best[i] = value if larger else best[i]
-            bad += np.int32(value != value)
-    none = np.int32(IGNORE_INDEX)
-    for i in range(count):
-        confident = (best[i] > fg) & ((best_id[i] != 0) | (best[i] > bg))
-        label[i] = best_id[i] if confident else none
+    for start in range(0, label.size, _BLOCK):
+        out = label[start : start + _BLOCK]
+        block = out.size
+        for k in range(planes.size):
+            plane = probs[planes[k], start : start + block]
+            now, old = k % 2, (k + 1) % 2
+            if k == 0:
+                best[now, :block] = plane
+                best_id[now, :block] = ids[k]
+            else:
+                _take_larger(plane, ids[k], best[old], best_id[old], best[now], best_id[now])
+            bad |= _holds_nan(plane)
+        last = (planes.size - 1) % 2
+        _decide(best[last], best_id[last], fg, bg, best_id[1 - last], out)
     return bool(bad == 0)
 
 
 @njit(cache=True, nogil=True)
+def _take_larger(
+    plane: NDArray[np.float32],
+    plane_id: np.int64,
+    best: NDArray[np.float32],
+    best_id: NDArray[np.int32],
+    larger: NDArray[np.float32],
+    larger_id: NDArray[np.int32],
+) -> None:
+    # What is loaded or stored only under a condition is slow on some machines: nothing is.
+    new_id = np.int32(plane_id)
+    for i in range(plane.size):
+        new, old, old_id = plane[i], best[i], best_id[i]
+        larger_id[i] = new_id if new > old else old_id
+        larger[i] = new if new > old else old
+
+
+@njit(cache=True, nogil=True)
+def _holds_nan(plane: NDArray[np.float32]) -> np.int32:
+    bad = np.int32(0)
+    for i in range(plane.size):
+        bad |= np.int32(plane[i] != plane[i])
+    return bad
+
+
+@njit(cache=True, nogil=True)
+def _decide(
+    best: NDArray[np.float32],
+    best_id: NDArray[np.int32],
+    fg: np.float32,
+    bg: np.float32,
+    decided: NDArray[np.int32],
+    label: NDArray[np.uint8],
+) -> None:
+    for i in range(label.size):
+        top, top_id = best[i], best_id[i]
+        confident = (top > fg) & ((top_id != 0) | (top > bg))
+        decided[i] = top_id if confident else np.int32(IGNORE_INDEX)
+    for i in range(label.size):
+        label[i] = decided[i]
+
+
+@njit(cache=True, nogil=True)
 def _find_runs(
-    label: NDArray[np.uint8], source: NDArray[np.bool_], height: int, width: int
+    label: NDArray[np.uint8], source: NDArray[np.uint8], height: int, width: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.bool_], int]:
     """Find the horizontal runs of one label, and which lie in an 8-connected region with a source.
 
     Union-find over runs, which are far fewer than pixels. Returns first pixel, end, verdict and
     number of runs; unlabelled runs are left out.
     """
-    starts = np.empty(label.size, np.int32)
-    ends = np.empty(label.size, np.int32)
-    parent = np.empty(label.size, np.int32)
-    alive = np.zeros(label.size, np.bool_)
-    runs = above = above_end = 0
-    for row in range(height):
-        first = runs
-        i, stop = row * width, (row + 1) * width
-        while i < stop:
-            c = label[i]
-            start = i
-            found = False
-            while i < stop and label[i] == c:
-                found |= source[i]
-                i += 1
-            if c == IGNORE_INDEX:
-                continue
-            starts[runs], ends[runs], parent[runs], alive[runs] = start, i, runs, found
-            # Both rows go from left to right: what ends before this run touches no later one.
-            while above < above_end and ends[above] + width < start:
-                above += 1
-            other = above
-            while other < above_end and starts[other] + width <= i:
-                if label[starts[other]] == c:
-                    _join_runs(parent, alive, other, runs)
-                other += 1
-            runs += 1
-        above, above_end = first, runs
+    changes, found = _find_changes(label, width)
+    sources_before = _count_before(source)
+    starts = np.empty(found, np.int32)
+    ends = np.empty(found, np.int32)
+    parent = np.empty(found, np.int32)
+    alive = np.empty(found, np.bool_)
+    runs = first = above = above_end = stop = 0
+    for number in range(found):
+        start, end = changes[number], changes[number + 1]
+        if start >= stop:
+            above, above_end = first, runs
+            first, stop = runs, stop + width
+        c = label[start]
+        if c == IGNORE_INDEX:
+            continue
+        starts[runs], ends[runs], parent[runs] = start, end, runs
+        alive[runs] = sources_before[end] > sources_before[start]
+        # Both rows go from left to right: what ends before this run touches no later one.
+        while above < above_end and ends[above] + width < start:
+            above += 1
+        other = above
+        while other < above_end and starts[other] + width <= end:
+            if label[starts[other]] == c:
+                _join_runs(parent, alive, other, runs)
+            other += 1
+        runs += 1
     kept = np.empty(runs, np.bool_)
     for run in range(runs):
         parent[run] = parent[parent[run]]  # parents come first, so this is the root
         kept[run] = alive[parent[run]]
     return starts, ends, kept, runs
+
+
+@njit(cache=True, nogil=True)
+def _find_changes(label: NDArray[np.uint8], width: int) -> tuple[NDArray[np.int32], int]:
+    """List the pixels where the label changes or a row begins, and the end; also return how many they are."""
+    differs = np.empty(label.size, np.uint8)
+    after, before, marks = label[1:], label[: label.size - 1], differs[1:]
+    for i in range(marks.size):
+        marks[i] = after[i] != before[i]
+    for start in range(0, label.size, width):
+        differs[start] = 1
+    changes = np.empty(label.size + 1, np.int32)
+    found = np.uint32(0)
+    for i in range(label.size):  # without a branch: where labels change is what a processor cannot guess
+        changes[found] = i
+        found += np.uint32(differs[i])
+    changes[found] = label.size
+    return changes, int(found)
+
+
+@njit(cache=True, nogil=True)
+def _count_before(source: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Count the sources before each pixel, and in the end all."""
+    before = np.empty(source.size + 1, np.int32)
+    count = 0
+    for i in range(source.size):
+        before[i] = count
+        count += source[i]
+    before[source.size] = count
+    return before
 
 
 @njit(cache=True, nogil=True)

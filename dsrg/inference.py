@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dsrg.models.backbones import Backbone
 from dsrg.models.classifier import Classifier
 from dsrg.models.segmenter import Segmenter
 from dsrg.store import count_cells
@@ -109,16 +108,22 @@ def _upload(images: NDArray[np.uint8], device: torch.device) -> Tensor:
 
 
 def _view(forward: Callable[[Tensor], Tensor], pixels: Tensor, *, long_side: float, flip: bool) -> Tensor:
-    height, width = pixels.shape[-2:]
-    factor = long_side / max(height, width)
-    size = [max(32, round(height * factor)), max(32, round(width * factor))]
     view = functional.interpolate(
-        pixels, size=size, mode="bilinear", align_corners=False, antialias=factor < 1
+        pixels,
+        size=_size_view(pixels.shape[-2:], long_side),
+        mode="bilinear",
+        align_corners=False,
+        antialias=long_side < max(pixels.shape[-2:]),
     ).contiguous(memory_format=torch.channels_last)
     maps = forward(view)
     if flip:
         maps = (maps + forward(view.flip(-1)).flip(-1)) / 2
     return maps.float()
+
+
+def _size_view(size: Sequence[int], long_side: float) -> tuple[int, int]:
+    factor = long_side / max(size)
+    return max(32, round(size[0] * factor)), max(32, round(size[1] * factor))
 
 
 def activate_views(
@@ -150,45 +155,57 @@ def activate_views(
     return maps.cpu().numpy()
 
 
-def describe_images(
-    backbone: Backbone,
+def activate_and_describe(
+    classifier: Classifier,
     images: NDArray[np.uint8],
     *,
     long_side: int,
+    scales: Sequence[float],
+    flip: bool,
+    stride: int,
     cells: tuple[int, int],
     device: torch.device,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute a backbone's shallow and deep features of pictures of one size, on one grid.
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Do what `activate_views` does, and keep the trunk's features of the largest view.
 
     Parameters
     ----------
-    backbone : Backbone
+    classifier : Classifier
         In evaluation mode, on `device`.
-    images : (B, H, W, 3) uint8
-    long_side : int
-        Pictures are enlarged or shrunk to this longer side.
+    images, long_side, scales, flip, stride, device
+        As for `activate_views`.
     cells : (rows, columns)
-        Size of the maps returned.
+        Grid of the features returned.
 
     Returns
     -------
+    activations : (B, K, h, w) float32
     shallow : (B, S, rows, columns) float32
-        Means over the cells.
+        Means over the cells; not of the mirrored view.
     deep : (B, D, rows, columns) float32
-        Interpolated.
+        Interpolated; not of the mirrored view.
     """
+    largest = _size_view(images.shape[1:3], long_side * max(scales))
+    described: list[NDArray[np.float32]] = []
 
-    def encode(view: Tensor) -> Tensor:
-        shallow, deep = backbone(view)
-        pooled = functional.adaptive_avg_pool2d(shallow, cells)
-        deep = functional.interpolate(deep, size=cells, mode="bilinear", align_corners=False)
-        return torch.cat([pooled, deep], dim=1)
+    def activate(view: Tensor) -> Tensor:
+        shallow, deep = classifier.backbone(view)
+        if not described and view.shape[-2:] == largest:  # a view comes before its mirror image
+            pooled = functional.adaptive_avg_pool2d(shallow, cells)
+            scaled = functional.interpolate(deep, size=cells, mode="bilinear", align_corners=False)
+            described.extend(maps.float().cpu().numpy() for maps in (pooled, scaled))
+        return torch.relu(classifier.score(deep))
 
     maps = average_over_views(
-        encode, images, long_side=long_side, scales=(1.0,), flip=False, cells=cells, device=device
+        activate,
+        images,
+        long_side=long_side,
+        scales=scales,
+        flip=flip,
+        cells=count_cells(images.shape[1:3], stride),
+        device=device,
     )
-    shallow, deep = np.split(maps.cpu().numpy(), [backbone.shallow_channels], axis=1)
-    return shallow, deep
+    return maps.cpu().numpy(), described[0], described[1]
 
 
 def predict_batch(

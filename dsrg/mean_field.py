@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from dsrg.lattice import Lattice, blur, build_lattice
 
 _BLOCK = 256
-_CORNERS = 9  # of a pixel: 3 vertices of the lattice of positions, 6 of that of positions and colours
-_KEPT_PIXELS = 1 << 19  # lattices of larger pictures are not kept
+_KEPT_PIXELS = 1 << 19  # terms of larger pictures are not kept
+# Corners of a pixel: 6 in the lattice of positions and colours, then 3 in that of positions, if it is used.
+# Compiled code sees how long a tuple is, and unrolls loops over it.
+_BILATERAL = (0, 1, 2, 3, 4, 5)
+_BOTH = (0, 1, 2, 3, 4, 5, 6, 7, 8)
 
 
 class PairwiseTerms(NamedTuple):
@@ -28,20 +31,23 @@ class PairwiseTerms(NamedTuple):
 
     Attributes
     ----------
-    corners : (N, 9) int32
-    weights : (N, 9) float32
+    corners : (N, 9 or 6) int32
+    weights : (N, 9 or 6) float32
         Each term's weight and normalisation are in them, as square roots: one half counts in the splat and
         the other in the slice.
-    gaussian, bilateral : (3 or 6, 2, M) int32
+    bilateral, gaussian : (6 or 3, 2, M) int32
         Neighbours; see :class:`dsrg.lattice.Lattice`.
+    own : float32
+        What a pixel hands to itself, where a term's Gaussian is so narrow that no other gets anything.
     total : (N,) float32
         What a pixel gets if one class is everywhere: the sum over classes, whatever they are.
     """
 
     corners: NDArray[np.int32]
     weights: NDArray[np.float32]
-    gaussian: NDArray[np.int32]
     bilateral: NDArray[np.int32]
+    gaussian: NDArray[np.int32]
+    own: np.float32
     total: NDArray[np.float32]
 
 
@@ -73,24 +79,26 @@ def build_terms(
         See :func:`dsrg.lattice.build_lattice`.
     """
     height, width, _ = image.shape
-    corners = np.zeros((height * width, _CORNERS), np.int32)
-    weights = np.zeros((height * width, _CORNERS), np.float32)
-    total = np.zeros(height * width, np.float32)
-    gaussian = bilateral = np.empty((_CORNERS, 2, 0), np.int32)
-    if gaussian_weight > 0:
-        place = _place_positions if height * width <= _KEPT_PIXELS else _place_positions.__wrapped__
-        lattice, response = place(height, width, gaussian_xy)
-        _add_term(corners, weights, total, 0, 0, lattice, response, gaussian_weight)
-        gaussian = lattice.neighbours
+    count = height * width
+    build = _build_gaussian if count <= _KEPT_PIXELS else _build_gaussian.__wrapped__
+    gaussian = build(height, width, gaussian_xy, gaussian_weight)
+    axes = len(_BOTH if len(gaussian.halves) else _BILATERAL)
+    corners, weights = np.zeros((count, axes), np.int32), np.zeros((count, axes), np.float32)
+    total = gaussian.received
+    neighbours = np.empty((len(_BILATERAL), 2, 0), np.int32)
     if bilateral_weight > 0:
         features = np.empty((5, height, width), np.float32)
         _fill_positions(features, bilateral_xy)
         features[2:] = image.transpose(2, 0, 1)
         features[2:] /= np.float32(bilateral_rgb)
-        lattice, response = _place(features.reshape(5, -1))
-        _add_term(corners, weights, total, 3, gaussian.shape[2] + 1, lattice, response, bilateral_weight)
-        bilateral = lattice.neighbours
-    return PairwiseTerms(corners, weights, gaussian, bilateral, total)
+        lattice = build_lattice(features.reshape(5, -1))
+        neighbours = lattice.neighbours
+        halves, received = _normalise(lattice, bilateral_weight)
+        _fold(*lattice[:2], halves, 0, 0, corners, weights)
+        total = total + received
+    first = neighbours.shape[2] + 1
+    _fold(*gaussian.lattice[:2], gaussian.halves, len(_BILATERAL), first, corners, weights)
+    return PairwiseTerms(corners, weights, neighbours, gaussian.lattice.neighbours, gaussian.own, total)
 
 
 def infer(logits: NDArray[np.float32], terms: PairwiseTerms, *, iterations: int) -> NDArray[np.float32]:
@@ -119,41 +127,58 @@ def _fill_positions(features: NDArray[np.float32], deviation: float) -> None:
     features[1] = np.arange(height, dtype=np.float32)[:, None] / np.float32(deviation)
 
 
+class _Gaussian(NamedTuple):
+    """The term of positions; its lattice has no points if it is left out, or if all it does is `own`."""
+
+    lattice: Lattice
+    halves: NDArray[np.float32]
+    received: NDArray[np.float32]
+    own: np.float32
+
+
 @lru_cache(maxsize=8)
-def _place_positions(height: int, width: int, deviation: float) -> tuple[Lattice, NDArray[np.float32]]:
-    features = np.empty((2, height, width), np.float32)
-    _fill_positions(features, deviation)
-    return _place(features.reshape(2, -1))
+def _build_gaussian(height: int, width: int, deviation: float, weight: float) -> _Gaussian:
+    if weight > 0:
+        features = np.empty((2, height, width), np.float32)
+        _fill_positions(features, deviation)
+        lattice = build_lattice(features.reshape(2, -1))
+        if not _keeps_pixels_apart(lattice):
+            return _Gaussian(lattice, *_normalise(lattice, weight), np.float32(0))
+    nothing = Lattice(np.empty((0, 3), np.int32), np.empty((0, 3), np.float32), np.empty((3, 2, 0), np.int32))
+    # what a pixel loses on the way through the lattice, normalisation gives back
+    received = np.full(height * width, weight, np.float32)
+    return _Gaussian(nothing, np.empty(0, np.float32), received, np.float32(weight))
 
 
-def _place(features: NDArray[np.float32]) -> tuple[Lattice, NDArray[np.float32]]:
-    """Build a lattice, and filter ones by it, as the symmetric normalisation asks for."""
-    lattice = build_lattice(features)
-    return lattice, _filter(*lattice, np.ones(features.shape[1], np.float32))
+def _keeps_pixels_apart(lattice: Lattice) -> bool:
+    """Whether no vertex has, or is next to one that has, two points."""
+    corners, _, neighbours = lattice
+    vertices = neighbours.shape[2]
+    if vertices < corners.size:
+        return False
+    points = np.empty(vertices + 1, np.int64)
+    points[corners] = np.arange(len(corners))[:, None]
+    return bool(((points[neighbours] == points[:vertices]) | (neighbours == vertices)).all())
 
 
-def _add_term(
-    corners: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    total: NDArray[np.float32],
-    column: int,
-    first_vertex: int,
-    lattice: Lattice,
-    response: NDArray[np.float32],
-    weight: float,
-) -> None:
-    norm = 1 / np.sqrt(response + np.float32(1e-20))
-    total += np.float32(weight) * norm * _filter(*lattice, norm)
-    # `_filter` ends with a constant of the lattice, which here goes into the weights as well
-    half = norm * np.float32(math.sqrt(weight * _scale(lattice.corners.shape[1])))
-    _fold(lattice.corners, lattice.weights, half, column, first_vertex, corners, weights)
+def _normalise(lattice: Lattice, weight: float) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the root of each point's normalisation and weight, and what it gets of one class everywhere."""
+    count, axes = lattice.corners.shape
+    scale = 1 / (1 + 2.0 ** (1 - axes))  # blurs along all axes make values larger
+    norm = np.ones(count, np.float32)
+    received = np.empty_like(norm)
+    _filter_points(*lattice, norm, received)
+    norm /= np.sqrt(received * np.float32(scale) + np.float32(1e-20))
+    _filter_points(*lattice, norm, received)
+    received *= norm * np.float32(weight * scale)
+    return norm * np.float32(math.sqrt(weight * scale)), received
 
 
 @njit(cache=True, nogil=True)
 def _fold(
     corners: NDArray[np.int32],
     weights: NDArray[np.float32],
-    half: NDArray[np.float32],
+    halves: NDArray[np.float32],
     column: int,
     first_vertex: int,
     all_corners: NDArray[np.int32],
@@ -163,23 +188,7 @@ def _fold(
     for i in range(count):
         for corner in range(axes):
             all_corners[i, column + corner] = corners[i, corner] + first_vertex
-            all_weights[i, column + corner] = weights[i, corner] * half[i]
-
-
-def _scale(axes: int) -> float:
-    return 1 / (1 + 2.0 ** (1 - axes))
-
-
-def _filter(
-    corners: NDArray[np.int32],
-    weights: NDArray[np.float32],
-    neighbours: NDArray[np.int32],
-    values: NDArray[np.float32],
-) -> NDArray[np.float32]:
-    filtered = np.empty_like(values)
-    _filter_points(corners, weights, neighbours, values, filtered)
-    filtered *= np.float32(_scale(len(neighbours)))
-    return filtered
+            all_weights[i, column + corner] = weights[i, corner] * halves[i]
 
 
 @njit(cache=True, nogil=True, fastmath=True)
@@ -209,8 +218,9 @@ def _infer(
     logits: NDArray[np.float32],
     corners: NDArray[np.int32],
     weights: NDArray[np.float32],
-    gaussian: NDArray[np.int32],
     bilateral: NDArray[np.int32],
+    gaussian: NDArray[np.int32],
+    own: np.float32,
     total: NDArray[np.float32],
     iterations: int,
     marginals: NDArray[np.float32],
@@ -218,23 +228,23 @@ def _infer(
     classes, count = logits.shape
     last = classes - 1  # the class that follows from the others
     pairs = last // 2
-    vertices = gaussian.shape[2] + bilateral.shape[2] + 2
+    second = bilateral.shape[2] + 1
+    vertices = second + gaussian.shape[2] + 1
     splat = np.zeros((last % 2, vertices), np.float32)
     blurred = np.zeros((last % 2, vertices), np.float32)
     splat_pairs = np.zeros((pairs, vertices), np.complex64)
     blurred_pairs = np.zeros((pairs, vertices), np.complex64)
     probs = np.empty((classes, _BLOCK), np.float32)
-    one = np.empty(_BLOCK, np.float32)
     two = np.empty(_BLOCK, np.complex64)
     rest = np.empty(_BLOCK, np.float32)
     for iteration in range(iterations + 1):
         if iteration:
             for pair in range(pairs):
-                blur(gaussian, 0, splat_pairs[pair], blurred_pairs[pair])
-                blur(bilateral, gaussian.shape[2] + 1, splat_pairs[pair], blurred_pairs[pair])
+                blur(bilateral, 0, splat_pairs[pair], blurred_pairs[pair])
+                blur(gaussian, second, splat_pairs[pair], blurred_pairs[pair])
             if last % 2:
-                blur(gaussian, 0, splat[0], blurred[0])
-                blur(bilateral, gaussian.shape[2] + 1, splat[0], blurred[0])
+                blur(bilateral, 0, splat[0], blurred[0])
+                blur(gaussian, second, splat[0], blurred[0])
             for vertex in range(vertices):
                 for pair in range(pairs):
                     splat_pairs[pair, vertex] = 0
@@ -242,30 +252,35 @@ def _infer(
                     splat[0, vertex] = 0
         for start in range(0, count, _BLOCK):
             block = min(_BLOCK, count - start)
-            for c in range(classes):
-                for i in range(block):
-                    probs[c, i] = logits[c, start + i]
             if iteration:
-                for i in range(block):
-                    rest[i] = total[start + i]
                 for pair in range(pairs):
                     _slice(corners, weights, blurred_pairs[pair], start, block, two)
                     for i in range(block):
-                        probs[2 * pair, i] += two[i].real
-                        probs[2 * pair + 1, i] += two[i].imag
-                        rest[i] -= two[i].real + two[i].imag
+                        probs[2 * pair, i] = two[i].real
+                        probs[2 * pair + 1, i] = two[i].imag
                 if last % 2:
-                    _slice(corners, weights, blurred[0], start, block, one)
-                    for i in range(block):
-                        probs[last - 1, i] += one[i]
-                        rest[i] -= one[i]
+                    _slice(corners, weights, blurred[0], start, block, probs[last - 1])
                 for i in range(block):
-                    probs[last, i] += rest[i]
+                    rest[i] = total[start + i]
+                for c in range(last):
+                    if own > 0:
+                        for i in range(block):
+                            probs[c, i] += own * marginals[c, start + i]
+                    for i in range(block):
+                        rest[i] -= probs[c, i]
+                        probs[c, i] += logits[c, start + i]
+                for i in range(block):
+                    probs[last, i] = logits[last, start + i] + rest[i]
+            else:
+                for c in range(classes):
+                    for i in range(block):
+                        probs[c, i] = logits[c, start + i]
             _softmax(probs, block)
-            if iteration == iterations:
+            if own > 0 or iteration == iterations:
                 for c in range(classes):
                     for i in range(block):
                         marginals[c, start + i] = probs[c, i]
+            if iteration == iterations:
                 continue
             for pair in range(pairs):
                 for i in range(block):
@@ -284,9 +299,25 @@ def _slice(
     block: int,
     values: NDArray[Any],
 ) -> None:
+    if corners.shape[1] == len(_BOTH):
+        _slice_corners(corners, weights, _BOTH, vertices, start, block, values)
+    else:
+        _slice_corners(corners, weights, _BILATERAL, vertices, start, block, values)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _slice_corners(
+    corners: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    axes: tuple[int, ...],
+    vertices: NDArray[Any],
+    start: int,
+    block: int,
+    values: NDArray[Any],
+) -> None:
     for i in range(block):
         value = vertices.dtype.type(0)
-        for corner in range(_CORNERS):
+        for corner in range(len(axes)):
             value += weights[start + i, corner] * vertices[corners[start + i, corner]]
         values[i] = value
 
@@ -300,10 +331,26 @@ def _splat(
     block: int,
     vertices: NDArray[Any],
 ) -> None:
-    # pixel by pixel: a vertex is then written again only after eight others, not while it is still on its way
+    if corners.shape[1] == len(_BOTH):
+        _splat_corners(corners, weights, _BOTH, values, start, block, vertices)
+    else:
+        _splat_corners(corners, weights, _BILATERAL, values, start, block, vertices)
+
+
+@njit(cache=True, nogil=True, fastmath=True)
+def _splat_corners(
+    corners: NDArray[np.int32],
+    weights: NDArray[np.float32],
+    axes: tuple[int, ...],
+    values: NDArray[Any],
+    start: int,
+    block: int,
+    vertices: NDArray[Any],
+) -> None:
+    # pixel by pixel: a vertex is then written again only after the others, not while it is still on its way
     for i in range(block):
         value = values[i]
-        for corner in range(_CORNERS):
+        for corner in range(len(axes)):
             vertices[corners[start + i, corner]] += weights[start + i, corner] * value
 
 

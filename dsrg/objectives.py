@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrg.crf import refine_batch
+from dsrg.dense_field import refine_densely
 from dsrg.growing import grow_seeds_batch
 from dsrg.labels import IGNORE_INDEX, list_present
 from dsrg.losses import (
@@ -39,8 +38,8 @@ class SeedingLoss:
         What the seed loss sees is :func:`dsrg.losses.balance_logits`; 0 as published.
     boundary_weight : float
         Weight of the boundary loss; 0 leaves it out.
-    crf : dict
-        Keyword values of :func:`dsrg.crf.refine_probs`, in cells of the network's grid.
+    crf : mapping
+        Keyword values of `refine_on_grid`, in cells of the network's grid.
 
     References
     ----------
@@ -57,7 +56,7 @@ class SeedingLoss:
         grow_on: Literal["probs", "refined", "none"],
         log_odds: float,
         boundary_weight: float,
-        crf: dict[str, float],
+        crf: Mapping[str, Any],
     ) -> None:
         self.num_classes = num_classes
         self.log_odds = log_odds
@@ -77,7 +76,7 @@ class SeedingLoss:
         probs = log_probs.detach().exp()
         refined = None
         if self.boundary_weight or self.grow_on == "refined":
-            refined = refine_on_grid(probs, images, presents, crf=self.crf)
+            refined = refine_on_grid(probs, images, image_labels, crf=self.crf)
         seeds = cues.cpu().numpy()
         if self.grow_on != "none":
             grown_by = refined if self.grow_on == "refined" and refined is not None else probs
@@ -119,7 +118,7 @@ class LabelLoss:
         balance: Literal["none", "picture"],
         log_odds: float,
         boundary_weight: float,
-        crf: dict[str, float],
+        crf: Mapping[str, Any],
     ) -> None:
         self.balance = balance
         self.log_odds = log_odds
@@ -142,8 +141,7 @@ class LabelLoss:
         if self.boundary_weight:
             log_probs = floor_log_probs(logits)
             valid = shrink_valid(valid_pixels, log_probs.shape[-2:])
-            presents = [list_present(row) for row in image_labels.cpu().numpy()]
-            refined = refine_on_grid(log_probs.detach().exp(), images, presents, crf=self.crf)
+            refined = refine_on_grid(log_probs.detach().exp(), images, image_labels, crf=self.crf)
             boundary = boundary_loss(log_probs, refined, valid)
             loss = loss + self.boundary_weight * boundary
             terms["boundary_loss"] = float(boundary.detach())
@@ -152,13 +150,17 @@ class LabelLoss:
 
 def spread_classes(label_maps: Tensor, num_classes: int) -> Tensor:
     """Give each class a plane: (B, H, W) int64, 255 where unlabelled, to (B, C, H, W) bool."""
-    return _one_hot(label_maps, num_classes)[:, :num_classes].bool()
+    ids = torch.arange(num_classes, device=label_maps.device)
+    return _mark_unlabelled(label_maps, num_classes)[:, None] == ids[:, None, None]
 
 
-def _one_hot(label_maps: Tensor, num_classes: int) -> Tensor:
-    """As `spread_classes`, and a last plane of the unlabelled: (B, C + 1, H, W) int64."""
+def _mark_unlabelled(label_maps: Tensor, num_classes: int) -> Tensor:
+    """Write `num_classes` for 255, so that nothing larger is left."""
     marked = torch.where(label_maps == IGNORE_INDEX, num_classes, label_maps)
-    return functional.one_hot(marked, num_classes + 1).permute(0, 3, 1, 2)
+    largest = int(marked.max())
+    if largest > num_classes:
+        raise ValueError(f"`label_maps` must hold classes under {num_classes} and 255, got {largest}")
+    return marked
 
 
 def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: int) -> Tensor:
@@ -175,10 +177,21 @@ def shrink_label_maps(label_maps: Tensor, grid: Sequence[int], *, num_classes: i
     -------
     (B, C, h, w) bool
     """
-    votes = _one_hot(label_maps, num_classes)
-    shares = functional.adaptive_avg_pool2d(votes.float(), (grid[0], grid[1]))
-    winner = shares.argmax(1)
-    return functional.one_hot(winner, num_classes + 1)[..., :num_classes].permute(0, 3, 1, 2).bool()
+    marked = _mark_unlabelled(label_maps, num_classes)
+    count, height, width = label_maps.shape
+    rows, columns = grid
+    if height % rows or width % columns:  # cells overlap
+        votes = functional.one_hot(marked, num_classes + 1).permute(0, 3, 1, 2).float()
+        winner = functional.adaptive_avg_pool2d(votes, (rows, columns)).argmax(1)
+    else:
+        down = torch.arange(height, device=marked.device) // (height // rows)
+        across = torch.arange(width, device=marked.device) // (width // columns)
+        cells = torch.arange(count, device=marked.device)[:, None, None] * rows * columns
+        cells = cells + down[:, None] * columns + across
+        ballots = (cells * (num_classes + 1) + marked).flatten()
+        votes = torch.bincount(ballots, minlength=count * rows * columns * (num_classes + 1))
+        winner = votes.view(count, rows, columns, num_classes + 1).argmax(-1)
+    return spread_classes(winner, num_classes)
 
 
 def shrink_valid(valid: Tensor, grid: Sequence[int]) -> Tensor:
@@ -186,9 +199,7 @@ def shrink_valid(valid: Tensor, grid: Sequence[int]) -> Tensor:
     return functional.adaptive_avg_pool2d(valid[:, None].float(), (grid[0], grid[1]))[:, 0] > 0.5
 
 
-def refine_on_grid(
-    probs: Tensor, images: Tensor, presents: list[NDArray[np.int64]], *, crf: dict[str, float]
-) -> Tensor:
+def refine_on_grid(probs: Tensor, images: Tensor, image_labels: Tensor, *, crf: Mapping[str, Any]) -> Tensor:
     """Refine the network's probabilities by a CRF on pictures shrunk to its grid.
 
     Parameters
@@ -197,14 +208,27 @@ def refine_on_grid(
         No gradient flows through.
     images : (B, 3, H, W) float
         RGB in [0, 1].
-    presents : list of (P,) int64
-        Classes of each picture; the others get probability 0.
+    image_labels : (B, K) bool
+        Foreground classes of each picture; the others get probability 0.
+    crf : mapping
+        Keyword values of :func:`dsrg.crf.refine_probs`. Its `solver` may be ``dense`` as well,
+        :func:`dsrg.dense_field.refine_densely`, or ``auto``: dense on a GPU, which nothing has to leave
+        for it, and the lattice on a CPU.
 
     Returns
     -------
     (B, C, h, w) float32, on the device of `probs`
     """
     small = functional.interpolate(images.float(), size=probs.shape[-2:], mode="area")
-    pixels = (small * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous().cpu().numpy()
-    refined = refine_batch(probs.float().cpu().numpy(), pixels, presents, **crf)  # type: ignore[arg-type]
+    pixels = (small * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+    settings = {name: value for name, value in crf.items() if name != "solver"}
+    solver = crf.get("solver", "auto")
+    if solver == "auto":
+        solver = "lattice" if probs.device.type == "cpu" else "dense"
+    if solver == "dense":
+        return refine_densely(probs, pixels, image_labels, **settings)
+    presents = [list_present(row) for row in image_labels.cpu().numpy()]
+    refined = refine_batch(
+        probs.float().cpu().numpy(), pixels.cpu().numpy(), presents, **settings, solver=solver
+    )
     return torch.from_numpy(refined).to(probs.device)

@@ -21,6 +21,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import ask_for, find_holder
+from tasks.warm import owned_by_children
 
 STOP_SECONDS = 20.0
 BUSY_SECONDS = 20.0
@@ -163,6 +164,7 @@ def reproduce_stage(
         The system killed the stage.
     """
     command = [sys.executable, "-m", "flows.versioning", stage]
+    environment = {**(environment or {}), **owned_by_children()}
     status, lines = run_child(command, root, on_line=on_line, environment=environment)
     if status and _BUSY.search("\n".join(lines)):
         is_up_to_date(root, stage)  # waits until nobody is at its files

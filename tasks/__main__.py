@@ -16,12 +16,20 @@ from types import FrameType
 # as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+if __name__ == "__main__":  # before anything is imported that a warm process has already
+    from tasks.warm import hand_over
+
+    status = hand_over(sys.argv[1:])
+    if status is not None:
+        sys.exit(status)
+
 from tasks import console, journal
 from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
 from tasks.lifetime import end_with_starter
 from tasks.locking import hold_workspace
 from tasks.params import check_round, check_source, read_params
+from tasks.shards import prepare_loaders
 from tasks.workspace import Workspace
 
 
@@ -32,19 +40,20 @@ class Stage:
     name: str
     about: str
     in_rounds: bool = False
+    trains: bool = False
 
 
 STAGES = (
     Stage("ingest", "read pictures, image labels and (for scoring only) masks into stores"),
-    Stage("classify", "train the classifier whose attention becomes CAMs"),
+    Stage("classify", "train the classifier whose attention becomes CAMs", trains=True),
     Stage("cams", "compute class activation maps"),
     Stage("cues", "pick trusted pixels out of the CAMs"),
     Stage("baseline", "score CAMs, CAM + CRF and cues against the true masks"),
-    Stage("train", "train the segmenter with seeded region growing", in_rounds=True),
+    Stage("train", "train the segmenter with seeded region growing", in_rounds=True, trains=True),
     Stage("relabel", "grow the cues by the segmenter's probabilities", in_rounds=True),
     Stage("refine", "refine grown seeds into pseudo-labels with a CRF", in_rounds=True),
     Stage("evaluate", "score the round against the true masks and draw panels", in_rounds=True),
-    Stage("reference", "train the same network on the true masks, to compare with"),
+    Stage("reference", "train the same network on the true masks, to compare with", trains=True),
     Stage("report", "put all numbers into one table"),
 )
 
@@ -83,6 +92,8 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
             check_round(params, round_key)
         with fail_if_changed(root, params, stage, round_key):
             began = time.monotonic()
+            if stage in {known.name for known in STAGES if known.trains}:
+                prepare_loaders(params.compute.workers)
             module = importlib.import_module(f"tasks.{stage}")
             module.run(params, Workspace(root), round_key=round_key)
             seconds = round(time.monotonic() - began, 2)

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
-from dsrg.inference import activate_views, describe_images
+from dsrg.inference import activate_and_describe
 from dsrg.models import load_classifier, read_model_digest
 from dsrg.store import ImageStore
 from dsrg.training import choose_device
@@ -39,30 +39,24 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     planes = max(1, int(index.image_labels.sum(axis=1).max()))
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        side = choose_view_side(pictures.shape[1:3], smallest=smallest, largest=settings.size)
-        activations = activate_views(
+        size = pictures.shape[1:3]
+        activations, shallow, deep = activate_and_describe(
             classifier,
             pictures,
-            long_side=side,
+            long_side=choose_view_side(size, smallest=smallest, largest=settings.size),
             scales=settings.scales,
             flip=settings.flip,
             stride=CAM_STRIDE,
+            cells=choose_affinity_grid(size),
             device=device,
         )
         pairs = zip(rows, activations, strict=True)
         cams = [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
-        if settings.affinity_power == 0:
-            return cams
-        features = describe_images(
-            classifier.backbone,
-            pictures,
-            long_side=round(side * max(settings.scales)),
-            cells=choose_affinity_grid(pictures.shape[1:3]),
-            device=device,
-        )
-        triples = zip(cams, *features, strict=True)
         power = settings.affinity_power
-        return [spread_cams(cam, (shallow, deep), power=power) for cam, shallow, deep in triples]
+        if power == 0:
+            return cams
+        triples = zip(cams, shallow, deep, strict=True)
+        return [spread_cams(cam, features, power=power) for cam, *features in triples]
 
     with workspace.stage("cams", fingerprint=fingerprint) as work:
         fill_score_store(

@@ -27,8 +27,14 @@ from rich.table import Table
 
 PROGRESS_PREFIX = "PROGRESS"
 _MACHINE_SECONDS = 0.5
-_out = Console(soft_wrap=True, highlight=False)
-_err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _make_consoles() -> tuple[Console, Console]:
+    settings: dict[str, Any] = {"soft_wrap": True, "highlight": False}
+    return Console(**settings), Console(stderr=True, **settings)
+
+
+_out, _err = _make_consoles()
 
 T = TypeVar("T")
 
@@ -38,6 +44,12 @@ class Report(Protocol):
 
     def __call__(self, done: int, total: int, **values: float | str) -> None:
         """Show that `done` of `total` are done."""
+
+
+def renew() -> None:
+    """Look anew at where this process writes to and what that can show: it was something else before."""
+    global _out, _err
+    _out, _err = _make_consoles()
 
 
 def say(message: str) -> None:

@@ -17,7 +17,7 @@ OUTPUT = "data/reference/segmenter.safetensors"
 
 
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
-    """Train on truth for as many epochs as all rounds together, and score on val.
+    """Train on truth for as many epochs as all rounds together, by the loss of later rounds; score on val.
 
     Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/classifier.safetensors``.
     Writes: ``metrics/reference.json``; ``data/reference/segmenter.safetensors``, or the reason for none.
@@ -42,6 +42,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "truth": truth.attributes["digest"],
         "backbone": params.backbone.model_dump(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
+        "balance": params.retrain.balance,
         "epochs": epochs,
         "evaluate": params.evaluate.model_dump(),
     }
@@ -57,7 +58,10 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 spec,
                 truth,
                 LabelLoss(
-                    balance="none", log_odds=0.0, boundary_weight=0.0, crf=params.train.crf.model_dump()
+                    balance=params.retrain.balance,
+                    log_odds=params.train.logit_adjustment * spec.log_odds,
+                    boundary_weight=0.0,
+                    crf=params.train.crf.model_dump(),
                 ),
                 params,
                 images=images,

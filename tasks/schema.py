@@ -53,6 +53,14 @@ class Crf(Section):
     solver: Literal["lattice", "pydensecrf"] = Field(description="which code; equal but for rounding")
 
 
+class TrainingCrf(Crf):
+    """The CRF inside training; positions in cells of the network's grid."""
+
+    solver: Literal["auto", "lattice", "dense", "pydensecrf"] = Field(  # type: ignore[assignment]
+        description="which code; all pairs on a GPU are exact, the others approximate"
+    )
+
+
 # what concerns one kind of source only, as it is where that kind is not
 OF_ONE_KIND: dict[str, Any] = {"image_labels": "xml", "categories": []}
 
@@ -186,7 +194,7 @@ class Train(Section):
     )
     fg_threshold: Probability = Field(description="growing: foreground joins over this")
     bg_threshold: Probability = Field(description="growing: background joins over this")
-    crf: Crf = Field(description="CRF inside the training step, on the network's grid")
+    crf: TrainingCrf = Field(description="CRF inside the training step, on the network's grid")
     random_seed: Seed = Field(description="order, crops and initial weights")
     checkpoint_every: int = Field(ge=1, le=1_000_000, description="steps between checkpoints")
 

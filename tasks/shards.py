@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from typing import TypeVar
 
 from tasks import console
@@ -57,6 +58,16 @@ def map_shards(
             for process in processes:
                 process.terminate()
             raise
+
+
+def prepare_loaders(params_workers: int) -> None:
+    """Start the process that loaders of training are forked from, while this one still imports and builds.
+
+    It imports what they need, which takes seconds; without it, the first batch would wait for that.
+    """
+    if count_workers(params_workers) > 1:
+        multiprocessing.set_forkserver_preload(["dsrg.samples"])
+        forkserver.ensure_running()
 
 
 def _start_worker() -> None:

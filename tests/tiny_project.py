@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import zarr
 from ruamel.yaml import YAML
-from tiny_data import torch_threads
 
 from tasks import tracking
 from tasks.params import Params, check_params
@@ -84,6 +83,8 @@ def without_tracking() -> Iterator[None]:
 def run_stage(params: Params, workspace: Workspace, stage: str) -> None:
     """Run a stage in this process: ``cams``, or ``train@1``."""
     name, _, round_key = stage.partition("@")
+    from tiny_data import torch_threads  # benches read this module without tests on their path
+
     with torch_threads(1):
         importlib.import_module(f"tasks.{name}").run(params, workspace, round_key=round_key or None)
 

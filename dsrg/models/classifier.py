@@ -34,5 +34,9 @@ class Classifier(nn.Module):
     def activate(self, images: Tensor) -> Tensor:
         """Compute the class activations before pooling, ``(B, K, h, w)``."""
         _, deep = self.backbone(images)
+        return self.score(deep)
+
+    def score(self, deep: Tensor) -> Tensor:
+        """Compute the class activations of the backbone's deep features, ``(B, D, h, w)``."""
         activations: Tensor = self.head(self.backbone.top(deep))
         return activations

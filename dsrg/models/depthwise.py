@@ -1,8 +1,9 @@
-"""Depthwise convolutions whose gradients are fast on CPUs.
+"""Depthwise convolutions that are fast on CPUs.
 
-PyTorch's own take up to ten times as long as they could where kernels are dilated, and twice where they are
-large: for EfficientNet-Lite0 at an output stride of 16, a third of a training step. Nothing else changes:
-names, shapes and values of parameters, inference, and what GPUs do.
+PyTorch's gradients take up to ten times as long as they could where kernels are dilated, and twice where they
+are large: for EfficientNet-Lite0 at an output stride of 16, a third of a training step. Where kernels reach
+far beyond the edge, as at an output stride of 8, inference takes up to fifty times as long too. Nothing else
+changes: names, shapes and values of parameters, and what GPUs do.
 """
 
 from __future__ import annotations
@@ -19,15 +20,18 @@ from torch.nn import functional
 
 from dsrg.threads import run_in_threads
 
+_NEAR = 4  # pixels: with kernels that are dilated and reach further, PyTorch takes ten to fifty times as long
 _CHANNELS = 64  # at a time; a constant, and this one, because then the compiler vectorises the innermost loop
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution like any other; if it is depthwise and keeps the size, with fast gradients on CPUs."""
+    """A convolution like any other; if it is depthwise and keeps the size, fast on CPUs."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not _is_served(self, x):
             return cast(Tensor, super()._conv_forward(x, weight, bias))
+        if not torch.is_grad_enabled():
+            return _convolve(x, weight, bias, self.dilation[0])
         arguments = (x, weight, bias, self.dilation[0])
         return cast(Tensor, _DepthwiseConvolution.apply(*arguments))
 
@@ -36,10 +40,12 @@ def _is_served(conv: nn.Conv2d, x: Tensor) -> bool:
     size, dilation = conv.kernel_size[0], conv.dilation[0]
     same = dilation * (size // 2)
     return (
-        torch.is_grad_enabled()
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
+        # what is done depends on the size of `x`, which a trace would fix
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and not torch.compiler.is_compiling()
         and conv.groups == conv.in_channels == conv.out_channels >= _CHANNELS
         and conv.kernel_size == (size, size)
         and size % 2 == 1
@@ -76,9 +82,9 @@ class _DepthwiseConvolution(torch.autograd.Function):
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int) -> Tensor:
     size, (count, channels, height, width) = weight.shape[-1], x.shape
     same = dilation * (size // 2)
-    if same <= size:
+    if dilation == 1 or same <= _NEAR:
         return functional.conv2d(x, weight, bias, padding=same, dilation=dilation, groups=channels)
-    # PyTorch is slow where kernels reach far beyond the edge: convolve every dilation-th pixel by itself
+    # every dilation-th pixel by itself
     rows, columns = -(-height // dilation), -(-width // dilation)
     padded = functional.pad(
         x.permute(0, 2, 3, 1), (0, 0, 0, columns * dilation - width, 0, rows * dilation - height)

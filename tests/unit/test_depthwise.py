@@ -55,6 +55,8 @@ def test_values_and_gradients_are_those_of_pytorch(
     assert _is_served(ours, x)
     for found, expected in zip(differentiate(ours, x), differentiate(theirs, x), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(x), theirs(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -79,14 +81,21 @@ def test_everything_else_is_left_to_pytorch(
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_inference_and_other_types_are_left_to_pytorch() -> None:
+def test_other_types_are_left_to_pytorch() -> None:
     _, ours = build_pair(64, 3, 2)
     x = torch.randn(1, 64, 8, 8)
-    with torch.no_grad():
-        assert not _is_served(ours, x)
     assert not _is_served(ours, x.double())
     with torch.autocast("cpu", torch.bfloat16):
         assert not _is_served(ours, x)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch wants torch.export instead
+def test_a_trace_fits_other_sizes() -> None:
+    theirs, ours = build_pair(64, 5, 4)
+    with torch.no_grad():
+        traced = torch.jit.trace(ours, torch.randn(1, 64, 8, 8))  # type: ignore[no-untyped-call]
+        larger = torch.randn(2, 64, 21, 13)
+        torch.testing.assert_close(traced(larger), theirs(larger), rtol=1e-5, atol=1e-5)
 
 
 def test_the_number_of_threads_changes_no_bit() -> None:

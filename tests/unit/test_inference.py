@@ -12,9 +12,9 @@ from tiny_data import build_tiny_backbone
 from torch import Tensor
 
 from dsrg.inference import (
+    activate_and_describe,
     activate_views,
     average_over_views,
-    describe_images,
     group_by_size,
     predict_batch,
     predict_probs,
@@ -128,14 +128,17 @@ def test_activations_lie_on_a_grid_of_the_picture_and_are_not_negative() -> None
     assert maps.min() >= 0
 
 
-def test_features_of_both_depths_lie_on_one_grid() -> None:
+@pytest.mark.parametrize("scales", [(0.75, 1.0), (1.0, 0.75)])
+def test_features_of_both_depths_lie_on_one_grid(scales: tuple[float, float]) -> None:
     torch.manual_seed(0)
-    backbone, images = build_tiny_backbone().eval(), draw_pictures(40, 64)
-    shallow, deep = describe_images(backbone, images, long_side=64, cells=(5, 8), device=CPU)
-    assert shallow.shape == (2, backbone.shallow_channels, 5, 8)
-    assert deep.shape == (2, backbone.deep_channels, 5, 8)
+    classifier, images = Classifier(build_tiny_backbone(), num_foreground=2).eval(), draw_pictures(40, 64)
+    settings: Any = {"long_side": 64, "scales": scales, "flip": True, "stride": 4, "device": CPU}
+    maps, shallow, deep = activate_and_describe(classifier, images, cells=(5, 8), **settings)
+    np.testing.assert_array_equal(maps, activate_views(classifier, images, **settings))
+    assert shallow.shape == (2, classifier.backbone.shallow_channels, 5, 8)
+    assert deep.shape == (2, classifier.backbone.deep_channels, 5, 8)
     with torch.inference_mode():
-        fine, _ = backbone(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
+        fine, _ = classifier.backbone(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
     step = fine.shape[-1] // 8
     np.testing.assert_allclose(
         shallow[0, :, 1, 2],

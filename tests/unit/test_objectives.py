@@ -52,6 +52,25 @@ def test_a_cell_takes_what_most_of_its_pixels_are(
     assert shrink(label_map, grid) == expected
 
 
+@pytest.mark.parametrize(
+    "function", [spread_classes, lambda maps, c: shrink_label_maps(maps, (1, 1), num_classes=c)]
+)
+def test_a_class_that_there_is_not_is_no_label(function: Any) -> None:
+    with pytest.raises(ValueError, match="classes under 3 and 255, got 7"):
+        function(torch.tensor([[[0, 7], [255, 1]]]), 3)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((24, 16), (6, 4)), ((24, 16), (5, 7)), ((9, 9), (9, 9))])
+def test_the_vote_is_that_of_shares(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    label_maps = torch.from_numpy(np.random.default_rng(0).choice([0, 1, 4, 255], (3, *size)))
+    marked = torch.where(label_maps == 255, 5, label_maps)
+    votes = torch.nn.functional.one_hot(marked, 6).permute(0, 3, 1, 2).float()
+    winner = torch.nn.functional.adaptive_avg_pool2d(votes, grid).argmax(1)
+    planes = shrink_label_maps(label_maps, grid, num_classes=5)
+    for c in range(5):
+        torch.testing.assert_close(planes[:, c], winner == c)
+
+
 def test_a_tie_of_classes_goes_to_the_lower_one() -> None:
     assert shrink("21 21", (1, 1)) == "1"
 
@@ -60,7 +79,7 @@ def test_absent_classes_get_nothing_on_the_grid() -> None:
     generator = torch.Generator().manual_seed(0)
     probs = torch.softmax(torch.rand(2, 4, 6, 5, generator=generator), dim=1)
     images = torch.rand(2, 3, 24, 20, generator=generator)
-    refined = refine_on_grid(probs, images, [np.array([0, 2]), np.array([0])], crf=CRF)
+    refined = refine_on_grid(probs, images, torch.tensor([[False, True, False], [False] * 3]), crf=CRF)
     assert refined.shape == probs.shape
     assert refined.dtype == torch.float32
     assert not refined.requires_grad

@@ -1,0 +1,204 @@
+"""Stages that start in milliseconds: one process imports torch and all the rest, and forks each of them.
+
+A stage is a process of its own, and most need torch, which takes seconds to import, every time. So the
+first such stage of a run starts a process that imports everything and then waits. It forks a child for
+every stage of the run; what was to be that stage only passes on signals and the exit status. The process
+ends with the run: with the `dvc` or `dsrg run` that its stages belong to.
+
+It serves only stages that would be the same without it: of the same project, with the same code (files as
+they were when it read them) and the same environment, as far as that is read when packages are imported.
+All others import for themselves, as do stages that nobody chains, stages beside a GPU, whose driver must not
+be forked, and all where ``DSRG_WARM=0``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from glob import glob
+from pathlib import Path
+from types import FrameType
+
+SWITCH = "DSRG_WARM"
+OWNER = "DSRG_WARM_OWNER"
+WORTH_IT = ("classify", "cams", "train", "relabel", "evaluate", "reference")  # the stages that need torch
+_GPUS = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
+_ANCESTORS = 3
+CODE = Path(__file__).resolve().parent.parent
+
+STREAMS = ("stdin", "stdout", "stderr")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a stage's own process hands over: all that a process has and its code does not.
+
+    Attributes
+    ----------
+    arguments : list of str
+        Of ``python -m tasks``.
+    code : str
+        The project's folder.
+    folder : str
+        Where to run.
+    environment : dict of str to str
+    umask : int
+    descriptors : tuple of 3 int
+        Of stdin, stdout and stderr.
+    """
+
+    arguments: list[str]
+    code: str
+    folder: str
+    environment: dict[str, str]
+    umask: int
+    descriptors: tuple[int, ...] = ()
+
+
+def owned_by_children() -> Mapping[str, str]:
+    """Make the variable that tells stages to share one warm process as long as this process lives."""
+    return {OWNER: os.environ.get(OWNER, str(os.getpid()))}
+
+
+def hand_over(arguments: Sequence[str]) -> int | None:
+    """Have a stage run by a warm process, if there is one or if one is worth its start.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Of ``python -m tasks``.
+
+    Returns
+    -------
+    int or None
+        The stage's exit status; None where this process is to run it.
+    """
+    if os.environ.get(SWITCH) == "0" or sys.platform != "linux" or any(map(glob, _GPUS)):
+        return None
+    owner = _find_owner()
+    if owner is None:
+        return None
+    connection = _connect(owner, start=bool(arguments) and arguments[0] in WORTH_IT)
+    if connection is None:
+        return None
+    with connection:
+        return _wait_for_stage(connection, arguments)
+
+
+def _find_owner() -> int | None:
+    """Find the process that chains stages: named in the environment, or the `dvc` that started this one."""
+    if os.environ.get(OWNER, "").isdigit():
+        return int(os.environ[OWNER])
+    if "DVC_STAGE" not in os.environ:
+        return None
+    pid = os.getppid()
+    for _ in range(_ANCESTORS):
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if any(word == b"dvc" or word.endswith(b"/dvc") for word in words):
+                return pid
+            pid = int(_read_stat(pid)[1])
+    return None
+
+
+def _read_stat(pid: int) -> list[str]:
+    """Read what /proc says of a process after its name: state, parent, ..."""
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+
+
+def _connect(owner: int, *, start: bool) -> socket.socket | None:
+    try:
+        place = _choose_place(owner)
+    except OSError:
+        return None  # the owner is gone, or the folder is not to be trusted
+    connection = socket.socket(socket.AF_UNIX)
+    for _ in range(3):
+        try:
+            connection.connect(str(place))
+            return connection
+        except FileNotFoundError:
+            if not start:
+                break
+            _start(place, owner)
+        except ConnectionRefusedError:
+            place.unlink(missing_ok=True)  # of a process that was killed
+        except OSError:
+            break
+    connection.close()
+    return None
+
+
+def _choose_place(owner: int) -> Path:
+    """Choose the socket of an owner's warm process for this project, in a folder of this user alone."""
+    folder = Path(tempfile.gettempdir()) / f"dsrg-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"`{folder}` is open to others")
+    began = _read_stat(owner)[19]  # a later process may get the same number
+    project = Path().stat()
+    return folder / f"{owner}-{began}-{project.st_dev:x}-{project.st_ino:x}"
+
+
+def _start(place: Path, owner: int) -> None:
+    """Start a warm process; it can be connected to at once."""
+    import subprocess
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        try:
+            listener.bind(str(place))
+        except OSError:
+            return  # somebody was faster
+        listener.listen()
+        subprocess.Popen(
+            [sys.executable, "-m", "tasks.warm_process", str(listener.fileno()), str(owner)],
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+
+def _wait_for_stage(connection: socket.socket, arguments: Sequence[str]) -> int | None:
+    """Ask for a stage and wait for its end, passing on signals; None if it was refused."""
+    request = Request(list(arguments), str(CODE), str(Path.cwd()), dict(os.environ), _read_umask())
+    content = {name: value for name, value in asdict(request).items() if name != "descriptors"}
+    replies = connection.makefile("r", encoding="utf-8")
+    try:
+        socket.send_fds(connection, [json.dumps(content).encode() + b"\n"], range(3))
+        first = json.loads(replies.readline() or "{}")
+    except OSError:
+        return None
+    if "pid" not in first:
+        return None
+    child: int = first["pid"]
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, pass_on)
+    last = replies.readline()
+    if not last:  # the warm process was killed
+        pass_on(signal.SIGKILL, None)
+    status = json.loads(last)["status"] if last else -signal.SIGKILL
+    if status < 0:  # killed: whoever waits for this process is to see the same
+        if -status != signal.SIGKILL:
+            signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    return int(status)
+
+
+def _read_umask() -> int:
+    now = os.umask(0o077)
+    os.umask(now)
+    return now
