@@ -59,7 +59,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             min_scale=settings.min_scale,
             random_seed=settings.random_seed,
         )
-        steps = count_steps(settings.epochs, len(rows), settings.batch_size)
+        steps = count_steps(settings.epochs, len(rows), settings.batch_size, least=settings.min_steps)
         with tracking.stage_run(workspace, params, "classify") as tracker:
             with record_steps("classify", tracker, work) as record:
                 fit(

@@ -97,7 +97,8 @@ def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[t
         return sum(scale**2 for scale in scales) * (2 if flip else 1)
 
     crop = scale_crop(params.classify.crop_size)
-    yield "classify", train * params.classify.epochs * crop * training * _CLASSIFY
+    classified = max(train * params.classify.epochs, params.classify.min_steps * params.classify.batch_size)
+    yield "classify", classified * crop * training * _CLASSIFY
     views = count_views(params.cams.scales, params.cams.flip) * min(area, scale_crop(params.cams.size))
     yield "cams", train * views * predicting * _CAMS
     yield "cues", train * area * _CUES

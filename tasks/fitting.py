@@ -27,9 +27,9 @@ from tasks.workspace import StageWork
 _SMOOTHING = 20
 
 
-def count_steps(epochs: float, pictures: int, batch_size: int) -> int:
-    """Count optimizer steps; at least one, whatever the size of the data set."""
-    return max(1, round(epochs * pictures / batch_size))
+def count_steps(epochs: float, pictures: int, batch_size: int, *, least: int = 1) -> int:
+    """Count optimizer steps; at least `least`, whatever the size of the data set."""
+    return max(least, round(epochs * pictures / batch_size))
 
 
 def count_loaders(params: Params) -> int:

@@ -123,6 +123,7 @@ class Classify(Section):
     output_stride: Stride = Field(description="pixels per grid cell")
     crop_size: int = Field(ge=32, le=1024, description="side of a training crop in pixels")
     epochs: int = Field(ge=1, le=1000, description="passes over the training pictures")
+    min_steps: int = Field(ge=1, le=1_000_000, description="optimizer steps at least, for few pictures")
     batch_size: int = Field(ge=1, le=1024, description="pictures per step")
     lr: Rate = Field(description="learning rate of the trunk")
     head_lr_multiplier: float = Field(gt=0, le=1000, description="learning rate of new layers over lr")

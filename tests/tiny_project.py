@@ -27,7 +27,7 @@ NUM_TRAIN, NUM_VAL, CANVAS = 10, 3, 96
 CHANGES: dict[str, Any] = {
     "source": {"num_train": NUM_TRAIN, "num_val": NUM_VAL, "size": CANVAS},
     "ingest": {"canvas": CANVAS},
-    "classify": {"crop_size": 64, "epochs": 1, "batch_size": 5, "output_stride": 32},
+    "classify": {"crop_size": 64, "epochs": 1, "min_steps": 1, "batch_size": 5, "output_stride": 32},
     "cams": {"size": 64, "scales": (1.0, 1.5), "output_stride": 32},
     "cues": {"crf": {"iterations": 2}},
     "train": {

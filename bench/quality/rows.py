@@ -106,8 +106,8 @@ OFFICIAL = Row(
 # One thing changed in round 1, or in round 2 where round 1 would not show it.
 IDEAS = (
     Row("larger-trunk", "EfficientNet-Lite2, not Lite0", changes={"backbone.name": "efficientnet_lite2"}),
-    Row("classify-12", "classifier trained for 12 epochs, not 6", changes={"classify.epochs": 12}),
-    Row("classify-24", "classifier trained for 24 epochs, not 6", changes={"classify.epochs": 24}),
+    Row("classify-short", "classifier trained for 6 epochs only", changes={"classify.min_steps": 1}),
+    Row("classify-long", "classifier trained for 200 steps at least", changes={"classify.min_steps": 200}),
     Row("no-growing", "cues that do not grow in training", changes={"train.grow_on": "none"}),
     Row("cams-smaller", "CAMs at 1 and 1.5 times, not 1.2 and 1.8", changes={"cams.scales": [1.0, 1.5]}),
     Row(
@@ -178,6 +178,13 @@ IDEAS = (
         rounds=2,
         changes={"refine.min_confidence": 0.7},
         group="single",
+    ),
+    Row(
+        "train-long",
+        "segmenter trained twice as long in both rounds",
+        against="round-2",
+        rounds=2,
+        changes={"train.epochs": 16, "retrain.epochs": 8},
     ),
     Row(
         "fresh-round-2",
