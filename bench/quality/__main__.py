@@ -132,6 +132,13 @@ def _keep(known: str, row: str, seed: int, numbers: dict[str, Any]) -> None:
             partial.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
+    return number
+
+
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench.quality",
@@ -149,7 +156,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         metavar=("TRAIN", "VAL"),
         help="of folders: so many training pictures to train on, so many others to score on",
     )
-    parser.add_argument("--at-once", type=int, default=1, help="data sets or seeds side by side (default: 1)")
+    parser.add_argument(
+        "--at-once", type=_count, default=1, help="data sets or seeds side by side (default: 1)"
+    )
     parser.add_argument("--list", action="store_true", help="show the rows and stop")
     parser.add_argument("--table", action="store_true", help="write the table from what was measured")
     parser.add_argument("--verbose", action="store_true", help="show what stages say")

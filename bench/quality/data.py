@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +113,19 @@ def prepare_data(name: str, size: Size, place: Path, *, held_out: tuple[int, int
     if held_out is None:
         return DataSet(source.name, source)
     folder = place / f"{source.name}-held-out"
-    split_training(source, folder, *held_out)
+    made = folder.with_name(f"{folder.name}.{os.getpid()}")
+    split_training(source, made, *held_out)
+    if _read_table(folder) == _read_table(made):
+        shutil.rmtree(made)  # another command may be reading what is there
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        made.rename(folder)
     return DataSet(folder.name, folder)
+
+
+def _read_table(folder: Path) -> str | None:
+    table = folder / "labels.csv"
+    return table.read_text(encoding="utf-8") if table.is_file() else None
 
 
 def split_training(source: Path, folder: Path, num_train: int, num_val: int) -> None:

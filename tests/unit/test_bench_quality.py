@@ -102,6 +102,17 @@ def test_defects_are_the_same_for_one_seed(defects: Path, tmp_path: Path) -> Non
     assert digest(tmp_path / "again") == digest(defects) != digest(tmp_path / "other")
 
 
+def test_a_second_command_leaves_held_out_pictures_that_are_there(defects: Path, tmp_path: Path) -> None:
+    data = prepare_data(str(defects), SIZES["small"], tmp_path, held_out=(12, 6))
+    assert data.folder is not None
+    (data.folder / "in-use").touch()
+    assert prepare_data(str(defects), SIZES["small"], tmp_path, held_out=(12, 6)) == data
+    assert (data.folder / "in-use").exists()
+    prepare_data(str(defects), SIZES["small"], tmp_path, held_out=(11, 6))
+    assert not (data.folder / "in-use").exists()
+    assert [path.name for path in tmp_path.glob("*-held-out*")] == [data.folder.name]
+
+
 def test_held_out_pictures_are_training_pictures(defects: Path, tmp_path: Path) -> None:
     data = prepare_data(str(defects), SIZES["small"], tmp_path, held_out=(12, 6))
     assert data.folder is not None
