@@ -32,12 +32,12 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from bench.reading import build_params, draw_folder, load_scaled
+from bench.reading import build_params, draw_folder, ingest_silently, load_scaled
 from dsrg.cam import CAM_STRIDE, choose_view_side
 from dsrg.models import Classifier, ClassifierSpec, load_classifier, save_model
 from dsrg.scaling import scale_maps
 from dsrg.store import ImageStore, ScoreStore, count_cells
-from tasks import cams, ingest
+from tasks import cams
 from tasks.params import Params
 from tasks.workspace import Workspace
 
@@ -55,8 +55,7 @@ def make_params(folder: Path) -> Params:
 
 def prepare(params: Params, workspace: Workspace) -> None:
     """Ingest, and save a classifier with ImageNet's trunk and a random last layer."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        ingest.run(params, workspace)
+    ingest_silently(params, workspace)
     spec = ClassifierSpec(params.backbone.name, ImageStore(workspace.path("data/images.zarr")).index.classes)
     torch.manual_seed(0)
     classifier = spec.build(output_stride=params.cams.output_stride, weights="imagenet")

@@ -100,7 +100,7 @@ def time_ingest(folder: Path, place: Path, *, workers: int) -> tuple[dict[str, f
             "PIL loop": lambda turn=turn: ingest_plainly(  # type: ignore[misc]
                 folder, place / f"plain{turn}", params.ingest.canvas
             ),
-            "ingest": lambda project=project: _ingest_silently(params, project),  # type: ignore[misc]
+            "ingest": lambda project=project: ingest_silently(params, Workspace(project)),  # type: ignore[misc]
         }
         for name, way in ways.items():
             began = time.perf_counter()
@@ -109,9 +109,10 @@ def time_ingest(folder: Path, place: Path, *, workers: int) -> tuple[dict[str, f
     return best, place / f"project{REPEATS - 1}" / "data" / "images.zarr"
 
 
-def _ingest_silently(params: Params, project: Path) -> None:
+def ingest_silently(params: Params, workspace: Workspace) -> None:
+    """Ingest without the stage's tables."""
     with contextlib.redirect_stdout(io.StringIO()):
-        ingest.run(params, Workspace(project))
+        ingest.run(params, workspace)
 
 
 def time_reads(folder: Path, store_path: Path) -> dict[str, float]:

@@ -13,8 +13,6 @@ is told of both. Writes ``bench/training.json``.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import os
 import platform
@@ -33,13 +31,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from bench.reading import build_params, draw_folder, load_scaled
+from bench.reading import build_params, draw_folder, ingest_silently, load_scaled
 from dsrg.models import Segmenter
 from dsrg.objectives import LabelLoss
 from dsrg.samples import SampleNumbers, SegmenterSamples
 from dsrg.store import SHARD_LABEL_MAPS, ImageStore, LabelStore, create_label_store, finish_store, write_rows
 from dsrg.training import Progress, build_optimizer, choose_device, fit, freeze_batch_norm
-from tasks import ingest
 from tasks.fitting import count_loaders, describe_segmenter
 from tasks.params import Params
 from tasks.workspace import Workspace
@@ -200,8 +197,7 @@ def main() -> None:
         place = Path(name)
         folder, workspace = draw_folder(place / "photographs", PICTURES), Workspace(place / "project")
         params = build_params(folder, workers=0)
-        with contextlib.redirect_stdout(io.StringIO()):
-            ingest.run(params, workspace)
+        ingest_silently(params, workspace)
         store = ImageStore(workspace.path("data/images.zarr"))
         draw_labels(folder, store, place / "labels.zarr")
         settings: dict[str, Any] = {

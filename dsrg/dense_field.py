@@ -7,6 +7,7 @@ pictures; and nothing leaves the device.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -75,26 +76,27 @@ def refine_densely(
         logits = values.clamp_min(PROB_FLOOR).log()
         logits = logits.masked_fill(~present[:, :, None, None], -torch.inf)
         parts = []
+        positions: list[_Term] = []  # the same for all images
+        if gaussian_weight > 0:
+            positions.append(_Gaussian(height, width, gaussian_xy, gaussian_weight, values.device))
         step = max(1, _MOST_PAIRS // (height * width) ** 2)
         for start in range(0, count, step):
             rows = slice(start, start + step)
-            terms: list[_Term] = []
-            if gaussian_weight > 0:
-                terms.append(_Gaussian(height, width, gaussian_xy, gaussian_weight, values.device))
+            terms = [*positions]
             if bilateral_weight > 0:
                 terms.append(_Bilateral(images[rows], bilateral_xy, bilateral_rgb, bilateral_weight))
             parts.append(_infer(logits[rows], terms, iterations))
         return torch.cat(parts) if parts else values
 
 
-class _Term:
+class _Term(ABC):
     """A Gaussian over pairs of cells, normalised symmetrically."""
 
     weight: float
 
+    @abstractmethod
     def filter(self, maps: Tensor) -> Tensor:
         """Sum over all cells, each weighted by the Gaussian: (B, C, h, w) to the same."""
-        raise NotImplementedError
 
     def normalise(self, ones: Tensor) -> None:
         """Prepare the normalisation from a map of ones, (B, 1, h, w)."""

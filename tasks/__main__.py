@@ -56,6 +56,7 @@ STAGES = (
     Stage("reference", "train the same network on the true masks, to compare with", trains=True),
     Stage("report", "put all numbers into one table"),
 )
+TRAINING = frozenset(stage.name for stage in STAGES if stage.trains)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,7 +93,7 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
             check_round(params, round_key)
         with fail_if_changed(root, params, stage, round_key):
             began = time.monotonic()
-            if stage in {known.name for known in STAGES if known.trains}:
+            if stage in TRAINING:
                 prepare_loaders(params.compute.workers)
             module = importlib.import_module(f"tasks.{stage}")
             module.run(params, Workspace(root), round_key=round_key)

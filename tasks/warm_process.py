@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from tasks import console
+from tasks.__main__ import TRAINING
 from tasks.__main__ import main as run_stage
 from tasks.lifetime import end_with
 from tasks.warm import CODE, STREAMS, WORTH_IT, Request
 
-_TRAINS = ("classify", "train", "reference")
 _IMPORTS = (*(f"tasks.{stage}" for stage in WORTH_IT), "lightning.fabric", "mlflow", "timm")
 _READ_ON_IMPORT = (
     *("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NUMBA_", "TORCH", "PYTORCH_", "MLFLOW_"),
@@ -180,7 +180,7 @@ def _become_stage(request: Request) -> int:
     arguments = request.arguments
     sys.argv = [str(CODE / "tasks" / "__main__.py"), *arguments]
     console.renew()
-    if arguments and arguments[0] in _TRAINS and sys.version_info < (3, 13):
+    if arguments and arguments[0] in TRAINING and sys.version_info < (3, 13):
         _fork_loader_server()
     return run_stage(arguments)
 
