@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
-from dsrg.inference import activate_and_describe
+from dsrg.inference import activate_and_describe, activate_views
 from dsrg.models import load_classifier, read_model_digest
 from dsrg.store import ImageStore
 from dsrg.training import choose_device
@@ -40,22 +42,24 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         size = pictures.shape[1:3]
-        activations, shallow, deep = activate_and_describe(
-            classifier,
-            pictures,
-            long_side=choose_view_side(size, smallest=smallest, largest=settings.size),
-            scales=settings.scales,
-            flip=settings.flip,
-            stride=CAM_STRIDE,
-            cells=choose_affinity_grid(size),
-            device=device,
-        )
-        pairs = zip(rows, activations, strict=True)
-        cams = [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
+        views: dict[str, Any] = {
+            "long_side": choose_view_side(size, smallest=smallest, largest=settings.size),
+            "scales": settings.scales,
+            "flip": settings.flip,
+            "stride": CAM_STRIDE,
+            "device": device,
+        }
+
+        def normalise(activations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+            pairs = zip(rows, activations, strict=True)
+            return [normalise_cams(maps, index.image_labels[row]) for row, maps in pairs]
+
         power = settings.affinity_power
         if power == 0:
-            return cams
-        triples = zip(cams, shallow, deep, strict=True)
+            return normalise(activate_views(classifier, pictures, **views))
+        cells = choose_affinity_grid(size)
+        activations, shallow, deep = activate_and_describe(classifier, pictures, cells=cells, **views)
+        triples = zip(normalise(activations), shallow, deep, strict=True)
         return [spread_cams(cam, features, power=power) for cam, *features in triples]
 
     with workspace.stage("cams", fingerprint=fingerprint) as work:
