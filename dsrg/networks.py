@@ -29,7 +29,7 @@ class TorchNetwork:
     Parameters
     ----------
     segmenter : dsrg.models.Segmenter
-        In evaluation mode; moved to `device`.
+        In evaluation mode; moved to `device`, and not to be trained any more.
     classes : tuple of K str
         Foreground classes.
     device : torch.device
@@ -38,7 +38,9 @@ class TorchNetwork:
     def __init__(self, segmenter: Any, classes: tuple[str, ...], device: Any) -> None:
         self.classes = ("background", *classes)
         self.input_size = int(segmenter.input_size)
-        self._segmenter = segmenter.to(device)
+        from dsrg.models.folding import settle_norms  # imports timm, which takes seconds
+
+        self._segmenter = settle_norms(segmenter).to(device)
         self._device = device
 
     def view(self, images: NDArray[np.uint8], *, scale: float, flip: bool) -> NDArray[np.float32]:

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
-from dsrg.inference import activate_and_describe, activate_views
+from dsrg.inference import activate_and_describe, activate_views, choose_batch_size
 from dsrg.models import load_classifier, read_model_digest
+from dsrg.models.folding import settle_norms
 from dsrg.store import ImageStore
 from dsrg.training import choose_device
 from tasks.params import Params
@@ -30,7 +31,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     model_path = workspace.path("data/classifier.safetensors")
     classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
     device = choose_device(params.compute.device)
-    classifier = classifier.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = settle_norms(classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     smallest = params.classify.crop_size
     fingerprint = {
         "images": images.digest,
@@ -71,6 +72,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             store="cams.zarr",
             array="cam",
             planes=planes,
+            batch_size=choose_batch_size(device),
             attributes={"normalisation": settings.normalisation},
             description="cams",
         )

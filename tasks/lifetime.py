@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping
 
 WATCHED = "DSRG_ENDS_WITH"
+GRACE_SECONDS = 30.0  # after which a process that was told to end is killed
 _POLL_SECONDS = 0.5
 
 
@@ -33,7 +34,10 @@ def end_with_starter() -> None:
 
 
 def end_with(pid: int) -> None:
-    """Send this process SIGTERM as soon as the process `pid` is gone.
+    """Send this process SIGTERM as soon as the process `pid` is gone, and SIGKILL if it lives on.
+
+    Others wait for this process's end in turn, and what it may still be doing, like sending news to a server
+    that is gone as well, nobody waits for.
 
     Parameters
     ----------
@@ -53,6 +57,8 @@ def _watch(pid: int) -> None:
                 os.kill(pid, 0)
                 time.sleep(_POLL_SECONDS)
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_SECONDS)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

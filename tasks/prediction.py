@@ -192,13 +192,17 @@ def summarise_val(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
 def predict_rows(
     segmenter: Any, params: Params, work: StageWork, *, images: Path, rows: list[int], description: str
 ) -> None:
-    """Predict pictures and keep each one's labels and likely classes on disk; finished ones are left."""
+    """Predict pictures and keep each one's labels and likely classes on disk; finished ones are left.
+
+    The segmenter cannot be trained any more after that.
+    """
     from dsrg.inference import predict_probs
+    from dsrg.models.folding import settle_norms
     from dsrg.training import choose_device
 
     store = ImageStore(images)
     device = choose_device(params.compute.device)
-    segmenter = segmenter.to(device)
+    segmenter = settle_norms(segmenter).to(device)
     folder = _folder(work)
     folder.mkdir(parents=True, exist_ok=True)
     for row in console.track(rows, description):

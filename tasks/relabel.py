@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE
 from dsrg.growing import grow_label_map
-from dsrg.inference import predict_batch
+from dsrg.inference import choose_batch_size, predict_batch
 from dsrg.labels import list_present
 from dsrg.models import load_segmenter, read_model_digest
+from dsrg.models.folding import settle_norms
 from dsrg.models.segmenter import Segmenter
 from dsrg.relabelling import keep_present
 from dsrg.scaling import scale_maps
@@ -89,7 +90,7 @@ def _predict(
 ) -> Path:
     index = images.index
     device = choose_device(params.compute.device)
-    segmenter = segmenter.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    segmenter = settle_norms(segmenter).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     planes = int(index.image_labels.sum(axis=1).max()) + 1
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
@@ -112,6 +113,7 @@ def _predict(
         store="probs.zarr",
         array="probs",
         planes=planes,
+        batch_size=choose_batch_size(device),
         attributes={},
         description=description,
     )

@@ -22,8 +22,6 @@ from dsrg.store import (
 from tasks import console
 from tasks.workspace import StageWork
 
-_BATCH = 8
-
 
 def fill_score_store(
     compute: Callable[[list[int], NDArray[np.uint8]], Iterable[NDArray[np.float32]]],
@@ -34,6 +32,7 @@ def fill_score_store(
     store: str,
     array: str,
     planes: int,
+    batch_size: int,
     attributes: Mapping[str, Any],
     description: str,
 ) -> Path:
@@ -52,6 +51,8 @@ def fill_score_store(
         Names of the store (built as a partial output of `work`) and of its array.
     planes : int
         The largest number of maps of one picture.
+    batch_size : int
+        The largest number of pictures given to `compute`.
     attributes : mapping
         Of the store, without its digest and stride.
 
@@ -73,7 +74,7 @@ def fill_score_store(
             if work.is_done(f"{array}-{number}"):
                 continue
             block = np.zeros((span.stop - span.start, planes, grid, grid), np.float16)
-            for batch in group_by_size(own, images.index.sizes, batch_size=_BATCH):
+            for batch in group_by_size(own, images.index.sizes, batch_size=batch_size):
                 pictures = np.stack([images.read_image(row) for row in batch])
                 for row, maps in zip(batch, compute(batch, pictures), strict=True):
                     block[row - span.start, : len(maps), : maps.shape[1], : maps.shape[2]] = maps

@@ -197,7 +197,7 @@ def test_two_runs_at_once(served: ServedProject):
 def wait_until_asleep(served: ServedProject, *, timeout: float = 60.0) -> None:
     """Wait until the body of a stage, told to sleep, is what runs."""
     deadline = time.monotonic() + timeout
-    while not any("-m tasks" in process for process in served.list_processes()):
+    while not any("-m tasks " in process for process in served.list_processes()):
         assert time.monotonic() < deadline, served.read_log()[-3000:]
         time.sleep(0.1)
     time.sleep(1.0)
