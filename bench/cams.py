@@ -16,9 +16,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import os
-import platform
 import shutil
 import tempfile
 import time
@@ -33,6 +30,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from bench.reading import build_params, draw_folder, ingest_silently, load_scaled
+from bench.results import write_result
 from dsrg.cam import CAM_STRIDE, choose_view_side
 from dsrg.models import Classifier, ClassifierSpec, load_classifier, save_model
 from dsrg.scaling import scale_maps
@@ -170,14 +168,7 @@ def main() -> None:
             f"{row['way']:<6} {row['images_per_second']:>7.2f} images/s {row['times']:>6.2f} x  "
             f"{row['mb']:>8.2f} MB {row['times_smaller']:>6.1f} x smaller"
         )
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "difference": round(difference, 5),
-        "rows": rows,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, difference=round(difference, 5), rows=rows)
 
 
 if __name__ == "__main__":

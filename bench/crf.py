@@ -8,13 +8,9 @@ has it is timed by the clock as well: its pictures are refined in threads. Write
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +19,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
+from bench.results import write_result
 from dsrg.crf import refine_batch
 
 CLASSES = 21
@@ -150,13 +147,7 @@ def main() -> None:
             f"{row['what']:<22} {row['peer']:<23} {row['cpu_ms']:>8.1f} {row['clock_ms']:>8.1f} "
             f"{row['times_all_classes']:>13.2f} {row['times_present']:>10.2f} {row['agreement']:>9.6f}"
         )
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "rows": rows,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, rows=rows)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,7 @@ of all processes of a way taken together, suffers least from what else runs.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import re
 import resource
 import statistics
@@ -26,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.results import write_result
 from flows.versioning import list_stages
 from tests.tiny_project import build_params, write_params
 from tests.toy_project import copy_project
@@ -254,15 +253,7 @@ def main() -> None:
     for about, times in (("nothing to do", no_ops), ("start", start_ups)):
         lines = [(name, f"{row['seconds']:.2f}", f"{row['CPU']:.2f}") for name, row in times.items()]
         print_table((about, "seconds", "CPU"), lines)
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "runs_of_each_way": ROUNDS,
-        "rows": rows,
-        "nothing_to_do": no_ops,
-        "start_up": start_ups,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, runs_of_each_way=ROUNDS, rows=rows, nothing_to_do=no_ops, start_up=start_ups)
 
 
 if __name__ == "__main__":

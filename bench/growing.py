@@ -12,17 +12,15 @@ the authors' own function took in a study on another machine and other pictures 
 
 from __future__ import annotations
 
-import json
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
+from bench.results import write_result
 from dsrg.growing import grow_label_map, grow_seeds
 from dsrg.labels import collapse_planes
 from tests.slow_growing import grow_slowly, grow_with_scipy
@@ -110,8 +108,7 @@ def main() -> None:
             f"{row['size']:>5}  {row['peer']:<22} {row['ms']:>10.4f} "
             f"{row['times_slow_loop']:>12.1f} {row['times_published_official']:>21.1f}"
         )
-    result = {"python": platform.python_version(), "machine": platform.machine(), "rows": rows}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, rows=rows)
 
 
 if __name__ == "__main__":

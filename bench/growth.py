@@ -13,9 +13,7 @@ almost nothing, are taken off. Writes ``bench/growth.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.results import write_result
 from tests.tiny_project import build_params, write_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,13 +113,7 @@ def main() -> None:
             f"{row['stage']:<12} {row['pictures']:>8} {row['seconds']:>9.2f} {row['mib']:>7} "
             f"{row['ms_per_picture']:>9.2f} {row['time']:>7.3f} {row['memory']:>9.3f}"
         )
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "rows": rows,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, rows=rows)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +26,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
+from bench.results import write_result
 from dsrg.store import ImageStore
 from tasks import ingest
 from tasks.params import Params, read_params
@@ -153,14 +151,7 @@ def main() -> None:
     print(f"photographs of {SIZE[1]} x {SIZE[0]}; the store gives the same pixels")
     for row in rows:
         print(f"{row['what']:<22} {row['peer']:<20} {row['value']:>9.3f} {row['times']:>7.2f} x")
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "workers": options.workers,
-        "rows": rows,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, workers=options.workers, rows=rows)
 
 
 def _list_rows(what: str, seconds: dict[str, float], unit: float) -> list[dict[str, Any]]:

@@ -13,9 +13,6 @@ is told of both. Writes ``bench/training.json``.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +29,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from bench.reading import build_params, draw_folder, ingest_silently, load_scaled
+from bench.results import write_result
 from dsrg.models import Segmenter
 from dsrg.objectives import LabelLoss
 from dsrg.samples import SampleNumbers, SegmenterSamples
@@ -241,14 +239,7 @@ def main() -> None:
             f"{row['peer']:<11} {row['images_per_second']:>7.2f} images/s {row['times']:>6.2f} x   "
             f"{row['data_wait']:>6.1%} of a step waiting for data"
         )
-    result = {
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "losses_differ": round(apart, 5),
-        "rows": rows_out,
-    }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    write_result(__file__, losses_differ=round(apart, 5), rows=rows_out)
 
 
 if __name__ == "__main__":

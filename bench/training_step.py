@@ -7,7 +7,6 @@ that are not folded into convolutions, is timed in turn with it. Writes ``bench/
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 
 import dsrg.objectives
+from bench.results import write_result
 from dsrg.models import Segmenter, SegmenterSpec
 from dsrg.objectives import SeedingLoss
 from dsrg.training import build_optimizer, freeze_batch_norm
@@ -65,8 +65,8 @@ def main() -> None:
     print(f"{params.backbone.name}, crop {settings.crop_size}, batch {settings.batch_size}, {STEPS} steps")
     for name, seconds in rows.items():
         print(f"{name:<8} {1000 * seconds / STEPS:9.1f} ms  {seconds / rows['step']:7.2%}")
-    result = {name: {"ms": 1000 * s / STEPS, "share": s / rows["step"]} for name, s in rows.items()}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=2) + "\n")
+    parts = {name: {"ms": 1000 * s / STEPS, "share": s / rows["step"]} for name, s in rows.items()}
+    write_result(__file__, parts=parts)
 
 
 def _build(spec: SegmenterSpec) -> Segmenter:
