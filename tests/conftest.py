@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from shared_folders import build_once
 from toy_project import build_toy
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,9 +28,10 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without runs: to be copied, because making one takes seconds."""
     from mlflow import MlflowClient
 
-    place = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    MlflowClient(f"sqlite:///{place}").search_experiments()
-    return place
+    def build(place: Path) -> None:
+        MlflowClient(f"sqlite:///{place}/mlflow.db").search_experiments()
+
+    return build_once("mlflow", build, tmp_path_factory) / "mlflow.db"
 
 
 @pytest.fixture

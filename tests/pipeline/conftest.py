@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from shared_folders import build_once
 from toy_project import build_toy, run_dvc, take_bodies
 
 
@@ -22,10 +23,13 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A toy project after ``dvc repro``. Not to be changed: use `done_project`."""
-    root = build_toy(tmp_path_factory.mktemp("done") / "toy")
-    run_dvc(root, "repro")
-    take_bodies(root)
-    return root
+
+    def build(place: Path) -> None:
+        root = build_toy(place / "toy")
+        run_dvc(root, "repro")
+        take_bodies(root)
+
+    return build_once("done", build, tmp_path_factory) / "toy"
 
 
 @pytest.fixture
@@ -39,9 +43,7 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which every stage ran, on a handful of pictures. Not to be changed: copy it."""
     from tiny_project import run_everything
 
-    root = tmp_path_factory.mktemp("tiny")
-    run_everything(root)
-    return root
+    return build_once("tiny", run_everything, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +51,7 @@ def drawing_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace that can draw, and its ``model.onnx``. Not to be changed: use `drawing_workspace`."""
     from tiny_drawing import build_workspace
 
-    return build_workspace(tmp_path_factory.mktemp("drawing"))
+    return build_once("drawing", build_workspace, tmp_path_factory)
 
 
 @pytest.fixture

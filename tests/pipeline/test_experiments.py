@@ -16,6 +16,8 @@ from flows.versioning_labels import LabelledRun, list_labels, restore_labels
 from flows.versioning_runs import save_experiment
 from tasks.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 LAST = "data/rounds/2/pseudo_labels.zarr/content.txt"
 
 

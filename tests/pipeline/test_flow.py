@@ -1,4 +1,4 @@
-"""The flow under Prefect's harness, on the real graph with toy bodies."""
+"""The flow under Prefect's harness, on the real graph with toy bodies; and the limit ``gpu``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from tiny_project import build_params, write_params
 from toy_project import LATER_THAN_REFINE, change_params, run_dvc, take_bodies
 
+from flows import limits
 from flows.params_file import edit_params
 from flows.versioning import list_stages
 from tasks.params import read_params
@@ -190,3 +192,49 @@ def _find_processes(session: int) -> list[int]:
             except (ProcessLookupError, FileNotFoundError):
                 continue
     return found
+
+
+def read_limit() -> tuple[int, int]:
+    """Slots of the limit, and how many are taken."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_global_concurrency_limit_by_name(limits.GPU)
+    return found.limit, found.active_slots
+
+
+@pytest.fixture
+def cuda_project(tmp_path: Path) -> Path:
+    write_params(build_params(compute={"device": "cuda"}), tmp_path)
+    return tmp_path
+
+
+def test_a_stage_with_a_network_holds_the_only_slot(cuda_project: Path):
+    with limits.hold_gpu(cuda_project, "train@1"):
+        assert read_limit() == (1, 1)
+    assert read_limit() == (1, 0)
+
+
+def test_a_stage_without_a_network_holds_none(cuda_project: Path):
+    limits.ensure_gpu_limit()
+    for stage in ("ingest", "cues", "refine@2", "report"):
+        with limits.hold_gpu(cuda_project, stage):
+            assert read_limit()[1] == 0, stage
+
+
+def test_slots_that_a_person_gave_stay(cuda_project: Path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+
+    limits.ensure_gpu_limit()
+    with get_client(sync_client=True) as client:
+        client.update_global_concurrency_limit(limits.GPU, GlobalConcurrencyLimitUpdate(limit=2))
+    limits.ensure_gpu_limit()
+    assert read_limit()[0] == 2
+    with get_client(sync_client=True) as client:
+        client.update_global_concurrency_limit(limits.GPU, GlobalConcurrencyLimitUpdate(limit=1))
+
+
+def test_on_the_cpu_nothing_is_held(tmp_path: Path):
+    write_params(build_params(), tmp_path)
+    assert not limits.uses_gpu(tmp_path, "train@1")

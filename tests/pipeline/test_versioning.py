@@ -50,6 +50,7 @@ def test_params_of_later_rounds_leave_round_1_alone(done_project: Path):
     assert "train@1" not in ran
 
 
+@pytest.mark.slow
 def test_a_third_round_runs_only_itself_and_what_sums_up(done_project: Path):
     edit_params(done_project, rounds=3)
     run_dvc(done_project, "repro")
