@@ -96,10 +96,10 @@ def test_a_killed_map_stage_keeps_its_finished_shards(
 ) -> None:
     quiet = copy_workspace(tiny_run, tmp_path / "quiet")
     for name in (
+        "tasks.score_maps.SHARD_IMAGES",  # first: what is imported here must find the true ones in dsrg.store
+        "tasks.label_maps.SHARD_LABEL_MAPS",
         "dsrg.store.SHARD_IMAGES",
         "dsrg.store.SHARD_LABEL_MAPS",
-        "tasks.score_maps.SHARD_IMAGES",
-        "tasks.label_maps.SHARD_LABEL_MAPS",
     ):
         monkeypatch.setattr(name, SHARD)
     run_stage(build_params(), quiet, stage)
