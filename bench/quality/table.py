@@ -17,13 +17,25 @@ _HEAD = """\
 Written by `python -m bench.quality --table` from `bench/quality/results.json`, which `python -m
 bench.quality` measures (`--help`). mIoU in percent. **labels** are those of the training pictures after the
 CRF; **val** is the network, as it is and with the CRF. A number is the mean over random seeds ± half of
-their range; a seed decides the classifier and the segmenter. **Δ** is how much val + CRF differs from that
-of the row named, over the seeds that both have; where that is not more than the range that seeds alone make
-in either row, it is called noise. **of ref** is the share of the reference, the same network trained on the
-true masks for as many steps as two rounds take, without and with the CRF. **min**: minutes that the row
-took beyond what it shares with the rows before it.
+their range; a seed decides the classifier and the segmenter. **Δ** is how much val, then val + CRF, differs
+from that of the row named, over the seeds that both have, and from what to what by seed; where the mean is
+not more than the range that seeds alone make in either row, it is called noise. **of ref** is the share of
+the reference, the same network trained on the true masks for as many steps as two rounds take, without and
+with the CRF. **min**: minutes that the row took beyond what it shares with the rows before it.
 """
-_COLUMNS = ("row", "seeds", "cues", "labels", "val", "val + CRF", "Δ", "against", "of ref", "min")
+_COLUMNS = (
+    "row",
+    "seeds",
+    "cues",
+    "labels",
+    "val",
+    "val + CRF",
+    "Δ val",
+    "Δ val + CRF",
+    "against",
+    "of ref",
+    "min",
+)
 
 
 def write_table(results: Mapping[str, Mapping[str, Runs]], place: Path) -> None:
@@ -44,7 +56,7 @@ def write_table(results: Mapping[str, Mapping[str, Runs]], place: Path) -> None:
 
 def _list_lines(rows: Mapping[str, Runs]) -> Iterator[str]:
     yield f"| {' | '.join(_COLUMNS)} |"
-    yield "|---|---:|---:|---:|---:|---:|---:|---|---:|---:|"
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---|---:|---:|"
     known = [row for row in (*ROWS, REFERENCE) if row.name in rows]
     for group, title in GROUPS.items():
         here = [row for row in known if row.group == group]
@@ -60,7 +72,7 @@ def _draw_row(row: Row, rows: Mapping[str, Runs]) -> str:
         row.about,
         str(len(runs)),
         *(describe_spread(_take(runs, name)) for name in ("cues", "pseudo_labels", "val", "val_crf")),
-        describe_difference(runs, base) if row.against else "",
+        *(describe_difference(runs, base, name=name) if row.against else "" for name in ("val", "val_crf")),
         row.against,
         describe_share(runs, reference) if row.has_reference else "",
         f"{statistics.mean(_take(runs, 'seconds')) / 60:.1f}",
@@ -87,15 +99,15 @@ def describe_spread(values: Sequence[float]) -> str:
 
 
 def describe_difference(runs: Runs, base: Runs, *, name: str = "val_crf") -> str:
-    """Describe how much better `runs` are than `base`, or that it is noise.
+    """Describe how much better `runs` are than `base`, from what to what by seed, or that it is noise.
 
     Examples
     --------
     >>> base = {"0": {"val_crf": 50.0}, "1": {"val_crf": 52.0}}
     >>> describe_difference({"0": {"val_crf": 54.0}, "1": {"val_crf": 56.0}}, base)
-    '+4.0'
+    '+4.0 (+4.0 to +4.0)'
     >>> describe_difference({"0": {"val_crf": 51.0}, "1": {"val_crf": 52.5}}, base)
-    'noise (+0.8)'
+    'noise: +0.8 (+0.5 to +1.0)'
     >>> describe_difference({"0": {"val_crf": 51.0}}, base)
     '+1.0, one seed'
     """
@@ -107,7 +119,9 @@ def describe_difference(runs: Runs, base: Runs, *, name: str = "val_crf") -> str
     if len(both) == 1:
         return f"{difference:+.1f}, one seed"
     spread = max(max(here) - min(here), max(there) - min(there))
-    return f"{difference:+.1f}" if abs(difference) > spread else f"noise ({difference:+.1f})"
+    by_seed = [ours - theirs for ours, theirs in zip(here, there, strict=True)]
+    said = f"{difference:+.1f} ({min(by_seed):+.1f} to {max(by_seed):+.1f})"
+    return said if abs(difference) > spread else f"noise: {said}"
 
 
 def describe_share(runs: Runs, reference: Runs) -> str:

@@ -157,10 +157,11 @@ def test_the_table_tells_gains_from_noise(tmp_path: Path) -> None:
     }
     columns = lines["row"]
     value = {name: dict(zip(columns, cells, strict=True)) for name, cells in lines.items()}
-    assert value["+ growing"]["Δ"] == "+3.5"
+    assert value["+ growing"]["Δ val + CRF"] == "+3.5 (+3.0 to +4.0)"
+    assert value["+ growing"]["Δ val"] == "noise: +0.0 (+0.0 to +0.0)"
     assert value["+ growing"]["val + CRF"] == "40.5 ± 0.5"
     assert value["+ growing"]["against"] == "cues"
-    assert value["+ boundary loss = round 1"]["Δ"] == "noise (+0.8)"
+    assert value["+ boundary loss = round 1"]["Δ val + CRF"] == "noise: +0.8 (+0.5 to +1.0)"
     assert value["cues only"]["of ref"] == "50, 51"
     assert value["the same network on the true masks"]["val + CRF"] == "72.0 ± 0.0"
     assert describe_spread([]) == describe_share({}, {}) == ""
