@@ -16,6 +16,9 @@ from scipy.sparse.csgraph import connected_components
 
 _SIDE = 32
 _FREQUENCIES = 8
+_GAP = (
+    3.0  # pictures are first shrunk to three times the side by plain means, which takes a tenth of the time
+)
 _MAX_PAIRS_AT_ONCE = 2**22
 
 
@@ -40,7 +43,11 @@ def hash_image(image: NDArray[np.uint8]) -> int:
     The rule is the "pHash" of Zauner, Implementation and Benchmarking of Perceptual Image Hash
     Functions, 2010, section 3.2.1.
     """
-    grey = Image.fromarray(image).convert("L").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    grey = (
+        Image.fromarray(image)
+        .convert("L")
+        .resize((_SIDE, _SIDE), Image.Resampling.LANCZOS, reducing_gap=_GAP)
+    )
     spectrum = dctn(np.asarray(grey, dtype=np.float64), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES]
     # Rounded, so that a flat picture has zeros here and not the transform's rounding errors.
     lowest = np.round(spectrum.ravel()[1:], 3)

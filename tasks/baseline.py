@@ -102,7 +102,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]
     counts = SweepCounts.zeros(index.num_classes, len(crfs))
-    for part in map_shards(sweep_rows, jobs, workers=params.compute.workers, description="baseline"):
+    for part in map_shards(
+        sweep_rows, jobs, workers=params.compute.workers, description="baseline", in_threads=True
+    ):
         counts.add(part)
     summary = summarise_sweep(counts, index.classes, crf_names=tuple(crfs), images=len(rows))
     workspace.write_json(METRICS, summary)

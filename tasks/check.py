@@ -167,7 +167,9 @@ def _look_through(
     jobs = plan_shards(
         source, shard, name="check", canvas=params.ingest.canvas, store=None, pictures=pictures
     )
-    found = map_shards(function, jobs, workers=params.compute.workers, description=description)
+    found = map_shards(
+        function, jobs, workers=params.compute.workers, description=description, in_threads=True
+    )
     return [outcome for outcomes in found for outcome in outcomes]
 
 

@@ -119,7 +119,14 @@ def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int)
         create_image_store(path, blank, canvas=canvas, source=source.kind)
         work.mark_done("created-images")
     jobs = plan_shards(source, SHARD_IMAGES, name="image", canvas=canvas, store=path)
-    return _run_jobs(write_image_shard, jobs, work, workers=workers, description="ingest pictures")
+    return _run_jobs(
+        write_image_shard,
+        jobs,
+        work,
+        workers=workers,
+        description="ingest pictures",
+        in_threads=source.kind != "synthetic",  # scenes are drawn by Python itself
+    )
 
 
 def _run_jobs(
@@ -129,13 +136,16 @@ def _run_jobs(
     *,
     workers: int,
     description: str,
+    in_threads: bool = True,
 ) -> list[Outcome]:
     """Run the jobs that no earlier attempt finished; outcomes of all jobs, in row order."""
     waiting = [job for job in jobs if not work.is_done(job.unit)]
     notes = {job.unit: work.directory / f"{job.unit}.json" for job in jobs}
     found: dict[str, list[Outcome]] = {}
     for job, outcomes in zip(
-        waiting, map_shards(function, waiting, workers=workers, description=description), strict=True
+        waiting,
+        map_shards(function, waiting, workers=workers, description=description, in_threads=in_threads),
+        strict=True,
     ):
         found[job.unit] = outcomes
         if not any(outcome.problem for outcome in outcomes):

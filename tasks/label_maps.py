@@ -76,7 +76,9 @@ def fill_label_store(
         for group in _cut([row for row in range(span.start, span.stop) if row in wanted])
     ]
     results = iter(
-        map_shards(draw, [make_lot(lot) for lot in lots], workers=workers, description=description)
+        map_shards(
+            draw, [make_lot(lot) for lot in lots], workers=workers, description=description, in_threads=True
+        )
     )
     pending = iter(lots)
     for number, span in waiting:

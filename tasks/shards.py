@@ -1,4 +1,4 @@
-"""Work spread over processes: one job per shard, results in order, progress shown."""
+"""Work spread over threads or processes: one job per shard, results in order, progress shown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import forkserver
 from typing import TypeVar
 
 from tasks import console
 from tasks.lifetime import end_with
+
+_MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the parts that hold it
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -27,7 +29,12 @@ def count_workers(workers: int) -> int:
 
 
 def map_shards(
-    function: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int, description: str
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    *,
+    workers: int,
+    description: str,
+    in_threads: bool = False,
 ) -> Iterator[Result]:
     """Call `function` on every job and yield the results in the jobs' order.
 
@@ -38,14 +45,25 @@ def map_shards(
     jobs : sequence
         Small, picklable values such as row ranges and paths; never arrays of a whole store.
     workers : int
-        Processes; 0 is all cores. With 1, or one job, everything runs in this process.
+        Jobs at a time; 0 is one for every core. With 1, or one job, everything runs in this thread.
     description : str
         Shown with the progress.
+    in_threads : bool
+        `function` spends its time in compiled code that lets go of the interpreter's lock: a few workers are
+        threads then, which start at once and share what is open; processes take a second or two each.
     """
     count = min(count_workers(workers), len(jobs))
     if count <= 1:
         for job in console.track(jobs, description):
             yield function(job)
+        return
+    if in_threads and count <= _MOST_THREADS:
+        with ThreadPoolExecutor(count, thread_name_prefix="shards") as threads:
+            results = threads.map(function, jobs)
+            try:
+                yield from console.track(results, description, total=len(jobs))
+            finally:
+                threads.shutdown(wait=True, cancel_futures=True)  # after an error nothing new is begun
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:

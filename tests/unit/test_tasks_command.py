@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -100,11 +102,34 @@ def test_track_goes_through_everything():
     assert list(track(2, "numbers")) == [0, 1]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_shards_keep_their_order(workers: int):
-    assert list(map_shards(abs, [-3, 1, -2], workers=workers, description="shards")) == [3, 1, 2]
+@pytest.mark.parametrize(("workers", "in_threads"), [(1, False), (2, False), (2, True), (9, True)])
+def test_shards_keep_their_order(workers: int, in_threads: bool):
+    jobs = [-number for number in range(10)]
+    found = map_shards(abs, jobs, workers=workers, description="shards", in_threads=in_threads)
+    assert list(found) == list(range(10))
 
 
-def test_a_failing_shard_ends_the_map():
+@pytest.mark.parametrize("in_threads", [False, True])
+def test_a_failing_shard_ends_the_map(in_threads: bool):
     with pytest.raises(TypeError):
-        list(map_shards(len, [[1], 3, [2]], workers=2, description="shards"))  # type: ignore[list-item]
+        jobs: list[Any] = [[1], 3, [2]]
+        list(map_shards(len, jobs, workers=2, description="shards", in_threads=in_threads))
+
+
+def test_after_a_failing_shard_none_is_begun():
+    begun = []
+
+    def fail_at_once(job: int) -> None:
+        begun.append(job)
+        time.sleep(0.05)
+        raise ValueError(job)
+
+    with pytest.raises(ValueError, match="0"):
+        list(map_shards(fail_at_once, range(100), workers=2, description="shards", in_threads=True))
+    assert len(begun) < 10
+
+
+def test_threads_share_what_is_open():
+    job = object()
+    found = map_shards(lambda one: one, [job, job], workers=2, description="shards", in_threads=True)
+    assert all(one is job for one in found)
