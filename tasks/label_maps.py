@@ -34,6 +34,7 @@ def fill_label_store(
     canvas: int,
     attributes: Mapping[str, Any],
     workers: int,
+    in_threads: bool = True,
     description: str,
 ) -> Path:
     """Fill a store of label maps; pictures outside `rows` stay unlabelled.
@@ -54,6 +55,8 @@ def fill_label_store(
         ``N`` and ``S`` of the store.
     attributes : mapping
         Of the store, without its digest.
+    workers, in_threads
+        As of :func:`tasks.shards.map_shards`.
 
     Returns
     -------
@@ -77,7 +80,11 @@ def fill_label_store(
     ]
     results = iter(
         map_shards(
-            draw, [make_lot(lot) for lot in lots], workers=workers, description=description, in_threads=True
+            draw,
+            [make_lot(lot) for lot in lots],
+            workers=workers,
+            description=description,
+            in_threads=in_threads,
         )
     )
     pending = iter(lots)

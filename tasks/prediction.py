@@ -152,7 +152,11 @@ def score_pictures(
     ]
     scores = Scores(np.zeros((2, index.num_classes, index.num_classes + 1), np.int64), [])
     for part in map_shards(
-        score_rows, jobs, workers=params.compute.workers, description=f"{description} crf", in_threads=True
+        score_rows,
+        jobs,
+        workers=params.compute.workers,
+        description=f"{description} crf",
+        in_threads=crf["solver"] == "lattice",
     ):
         scores.counts += part.counts
         scores.pictures += part.pictures
