@@ -11,6 +11,7 @@ each, which does more in the same time: the start of a process keeps one core bu
     python -m bench.quality --rows chain --seeds 0            # a part of it
     python -m bench.quality --data ~/coco6 --held-out 180 80  # a folder; only its training pictures
     python -m bench.quality --data ~/coco6 --size full --rows round-2 reference
+    python -m bench.quality --keep-older                      # code was changed that changes no result
     python -m bench.quality --table                           # only write docs/quality.md again
 
 Numbers go to ``bench/quality/results.json``, the table to ``docs/quality.md``.
@@ -99,7 +100,7 @@ def _measure_seed(
         mark = bench.configure(row, seed)
         title = f"{known}, seed {seed}: {row.name} ({number} of {len(rows)})"
         done = _read().get(known, {}).get(row.name, {}).get(str(seed), {})
-        if done.get("mark") == mark:
+        if is_done(done.get("mark", ""), mark, keep_older=options.keep_older):
             console.say(f"{title}: done before")
             continue
         console.say(title)
@@ -108,6 +109,11 @@ def _measure_seed(
         said = " ".join(f"{name} {value:g}" for name, value in found.items() if name != "seconds")
         console.say(f"{title}: {timedelta(seconds=round(found['seconds']))}  {said}")
     bench.close()
+
+
+def is_done(known: str, mark: str, *, keep_older: bool) -> bool:
+    """Tell whether numbers are of the same settings, and of the same code unless older ones are kept."""
+    return known == mark or (keep_older and known.partition("-")[0] == mark.partition("-")[0])
 
 
 def _show(line: str) -> None:
@@ -158,6 +164,11 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--at-once", type=_count, default=1, help="data sets or seeds side by side (default: 1)"
+    )
+    parser.add_argument(
+        "--keep-older",
+        action="store_true",
+        help="leave what was measured with the same settings, whatever was changed in the code since",
     )
     parser.add_argument("--list", action="store_true", help="show the rows and stop")
     parser.add_argument("--table", action="store_true", help="write the table from what was measured")

@@ -85,7 +85,7 @@ class Bench:
             remove_run_folder(self.project, self.name)
 
     def configure(self, row: Row, seed: int) -> str:
-        """Write the params of a row; return what identifies its result: params, rounds and code.
+        """Write the params of a row; return what identifies its result: params and rounds, then code.
 
         They start from the defaults of when the folder was made: the project may be edited meanwhile.
         """
@@ -117,8 +117,8 @@ class Bench:
             settings=[f"{key}={json.dumps(value)}" for key, value in settings.items()],
         )
         params = read_params(self.folder / "params.yaml")
-        mark = f"{digest_study(params)} {row.rounds} {self.code}"
-        return hashlib.sha256(mark.encode()).hexdigest()[:16]
+        settings_digest = hashlib.sha256(f"{digest_study(params)} {row.rounds}".encode()).hexdigest()[:16]
+        return f"{settings_digest}-{self.code}"
 
     def run(self, row: Row, seed: int, *, on_line: Callable[[str], None]) -> dict[str, Any]:
         """Bring the stages of a configured row up to date; return its numbers in percent, and seconds.

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tiny_project import PROJECT
 
+from bench.quality.__main__ import is_done
 from bench.quality.data import SIZES, prepare_data
 from bench.quality.defects import CLASSES, draw_folder
 from bench.quality.rows import REFERENCE, ROWS, choose_rows, list_jobs
@@ -32,6 +33,25 @@ def defects(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("drawn") / "defects"
     draw_folder(folder, num_train=24, num_val=8, size=64, random_seed=3)
     return folder
+
+
+# -- what is done --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("known", "done", "done_if_older_are_kept"),
+    [
+        ("params-code", True, True),
+        ("params-older", False, True),
+        ("others-code", False, False),
+        ("", False, False),
+    ],
+)
+def test_a_row_is_done_if_nothing_changed_or_nothing_but_code(
+    known: str, done: bool, done_if_older_are_kept: bool
+) -> None:
+    assert is_done(known, "params-code", keep_older=False) == done
+    assert is_done(known, "params-code", keep_older=True) == done_if_older_are_kept
 
 
 # -- rows --------------------------------------------------------------------------------------
