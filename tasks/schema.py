@@ -265,7 +265,7 @@ class Compute(Section):
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="where networks run")
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="number format of networks")
-    workers: int = Field(ge=0, le=1024, description="processes for mapped work; 0 = all cores")
+    workers: int = Field(ge=0, le=1024, description="pictures worked on at a time; 0 = all cores")
 
 
 class Round(Section):
