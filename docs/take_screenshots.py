@@ -25,7 +25,15 @@ from flows.params_file import edit_params  # noqa: E402
 IMAGES = HERE / "images"
 SECONDS_OF_A_RUN = 3600.0
 SMALL = [
-    *("source.num_train=48", "source.num_val=16", "classify.epochs=8", "train.epochs=8", "retrain.epochs=4"),
+    *(
+        "source.num_train=48",
+        "source.num_val=16",
+        "classify.epochs=8",
+        "train.epochs=8",
+        "retrain.epochs=4",
+        "train.min_steps=1",
+        "retrain.min_steps=1",
+    ),
     *("train.crop_size=192", "classify.crop_size=192"),
 ]
 

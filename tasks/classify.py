@@ -16,8 +16,9 @@ from dsrg.store import ImageStore
 from dsrg.training import build_optimizer, choose_device, fit
 from tasks import console, tracking
 from tasks.errors import UserError
-from tasks.fitting import count_loaders, count_steps, record_steps, seed_weights
+from tasks.fitting import count_loaders, record_steps, seed_weights
 from tasks.params import Params
+from tasks.steps import count_classify_steps
 from tasks.workspace import Workspace
 
 OUTPUT = "data/classifier.safetensors"
@@ -59,7 +60,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             min_scale=settings.min_scale,
             random_seed=settings.random_seed,
         )
-        steps = count_steps(settings.epochs, len(rows), settings.batch_size, least=settings.min_steps)
+        steps = count_classify_steps(params, len(rows))
         with tracking.stage_run(workspace, params, "classify") as tracker:
             with record_steps("classify", tracker, work) as record:
                 fit(

@@ -19,6 +19,7 @@ import numpy as np
 from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS, Index
 from tasks.params import Params
 from tasks.shards import count_workers
+from tasks.steps import count_classify_steps, count_reference_steps, count_train_steps
 
 _REFERENCE_AREA = 256 * 256
 # CPU seconds of one picture of that area: per epoch (training), per view (prediction), or once.
@@ -97,7 +98,7 @@ def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[t
         return sum(scale**2 for scale in scales) * (2 if flip else 1)
 
     crop = scale_crop(params.classify.crop_size)
-    classified = max(train * params.classify.epochs, params.classify.min_steps * params.classify.batch_size)
+    classified = params.classify.batch_size * count_classify_steps(params, train)
     yield "classify", classified * crop * training * _CLASSIFY
     views = count_views(params.cams.scales, params.cams.flip) * min(area, scale_crop(params.cams.size))
     yield "cams", train * views * predicting * _CAMS
@@ -105,10 +106,9 @@ def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[t
     yield "baseline", train * area * _BASELINE * has_masks
     crop = scale_crop(params.train.crop_size)
     for key in params.round_keys:
-        if params.rounds[key].schedule == "train":
-            yield f"train@{key}", train * params.train.epochs * crop * training * _TRAIN
-        else:
-            yield f"train@{key}", train * params.retrain.epochs * crop * training * _RETRAIN
+        seen = params.train.batch_size * count_train_steps(params, key, train)
+        cost = _TRAIN if params.rounds[key].schedule == "train" else _RETRAIN
+        yield f"train@{key}", seen * crop * training * cost
         views = count_views(params.relabel.scales, params.relabel.flip) * area
         yield f"relabel@{key}", train * views * predicting * _PREDICT
         yield f"refine@{key}", train * area * _REFINE
@@ -118,9 +118,8 @@ def _list_stages(params: Params, index: Index, *, has_masks: bool) -> Iterator[t
             (val * views * predicting * _PREDICT + (train + val) * area * _SCORE) * has_masks,
         )
     if params.reference.enabled and has_masks:
-        schedules = [params.rounds[key].schedule for key in params.round_keys]
-        epochs = sum(params.train.epochs if s == "train" else params.retrain.epochs for s in schedules)
-        yield "reference", train * epochs * crop * training * _RETRAIN
+        seen = params.train.batch_size * count_reference_steps(params, train)
+        yield "reference", seen * crop * training * _RETRAIN
 
 
 def _estimate_disk(params: Params, index: Index) -> int:

@@ -27,11 +27,6 @@ from tasks.workspace import StageWork
 _SMOOTHING = 20
 
 
-def count_steps(epochs: float, pictures: int, batch_size: int, *, least: int = 1) -> int:
-    """Count optimizer steps; at least `least`, whatever the size of the data set."""
-    return max(least, round(epochs * pictures / batch_size))
-
-
 def count_loaders(params: Params) -> int:
     """Choose loader processes: one where there are cores to share, up to four beside a GPU."""
     cores = count_workers(params.compute.workers)
@@ -167,7 +162,7 @@ def fit_segmenter(
     *,
     images: ImageStore,
     rows: NDArray[np.int64],
-    epochs: float,
+    steps: int,
     lr: float,
     work: StageWork,
     output: str,
@@ -176,7 +171,6 @@ def fit_segmenter(
 ) -> StepRecord:
     """Train a segmenter on label maps and save it as the partial output `output` of `work`."""
     settings = params.train
-    steps = count_steps(epochs, len(rows), settings.batch_size)
     head = [segmenter.aspp] + ([segmenter.skip] if segmenter.skip is not None else [])
     optimizer = build_optimizer(
         segmenter,

@@ -30,6 +30,7 @@ from tasks.page_parts import (
     say_tile,
 )
 from tasks.params import Params, read_params
+from tasks.steps import count_classify_steps, count_reference_steps, count_train_steps
 from tasks.summary import COLUMNS, SHORT, SUMMARY, read_metrics, summarise_run
 from tasks.workspace import Workspace, replace_whole
 
@@ -241,16 +242,15 @@ def _list_timings(params: Params, workspace: Workspace, found: Mapping[str, Any]
     train, val = counts.get("train", 0), counts.get("val", 0)
     worked = {
         "ingest": train + val,
-        "classify": train * params.classify.epochs,
+        "classify": params.classify.batch_size * count_classify_steps(params, train),
         **dict.fromkeys(("cams", "cues", "baseline", "relabel", "refine"), train),
         "evaluate": val,
-        "reference": train * found["reference"].get("epochs", 0),
+        "reference": params.train.batch_size * count_reference_steps(params, train),
     }
     labels = ["ingest", "classify", "cams", "cues", "baseline"]
-    for key, this_round in params.rounds.items():
+    for key in params.round_keys:
         labels += [f"{stage}@{key}" for stage in ("train", "relabel", "refine", "evaluate")]
-        epochs = params.train.epochs if this_round.schedule == "train" else params.retrain.epochs
-        worked[f"train@{key}"] = train * epochs
+        worked[f"train@{key}"] = params.train.batch_size * count_train_steps(params, key, train)
     if found["reference"].get("available"):
         labels.append("reference")
     timings: list[Part] = []

@@ -11,13 +11,14 @@ from tasks import console, tracking
 from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter, weigh_labels
 from tasks.params import Params
 from tasks.prediction import score_val
+from tasks.steps import count_reference_steps
 from tasks.workspace import Workspace
 
 OUTPUT = "data/reference/segmenter.safetensors"
 
 
 def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -> None:
-    """Train on truth for as many epochs as all rounds together, by the loss of later rounds; score on val.
+    """Train on truth for as many steps as all rounds together, by the loss of later rounds; score on val.
 
     Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/classifier.safetensors``.
     Writes: ``metrics/reference.json``; ``data/reference/segmenter.safetensors``, or the reason for none.
@@ -34,7 +35,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         (folder / "why-empty.txt").write_text(f"{why}\n", encoding="utf-8")
         console.say(f"reference: nothing to train, {why}")
         return
-    epochs = sum_epochs(params)
+    steps = count_reference_steps(params, len(images.index.rows("train")))
     initial = workspace.path("data/classifier.safetensors")
     fingerprint = {
         "initial": None if params.train.init == "imagenet" else read_model_digest(initial),
@@ -43,7 +44,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "backbone": params.backbone.model_dump(),
         "train": params.train.model_dump(exclude={"checkpoint_every"}),
         "balance": params.retrain.balance,
-        "epochs": epochs,
+        "steps": steps,
         "evaluate": params.evaluate.model_dump(),
     }
     with workspace.stage("reference", fingerprint=fingerprint) as work:
@@ -66,7 +67,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 params,
                 images=images,
                 rows=rows,
-                epochs=epochs,
+                steps=steps,
                 lr=params.train.lr,
                 work=work,
                 output="segmenter.safetensors",
@@ -82,17 +83,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 log_odds=spec.log_odds,
                 description="reference val",
             )
-        scores = {"available": True, "epochs": epochs, **scores}
+        scores = {"available": True, "steps": steps, **scores}
         workspace.write_json("metrics/reference.json", scores)
         work.publish("segmenter.safetensors", OUTPUT)
-
-
-def sum_epochs(params: Params) -> float:
-    """Add up the epochs that lead to the last round's weights: the reference gets as many."""
-    rounds = list(params.rounds.values())
-    if params.retrain.init == "imagenet" and len(rounds) > 1:
-        return params.retrain.epochs
-    return params.train.epochs + params.retrain.epochs * (len(rounds) - 1)
 
 
 def _list_masked(truth: LabelStore, images: ImageStore) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -166,6 +166,7 @@ class Train(Section):
     output_stride: Stride = Field(description="pixels per grid cell")
     crop_size: int = Field(ge=32, le=1024, multiple_of=8, description="side of a training crop in pixels")
     epochs: int = Field(ge=1, le=1000, description="passes over the training pictures")
+    min_steps: int = Field(ge=1, le=1_000_000, description="optimizer steps at least, for few pictures")
     batch_size: int = Field(ge=1, le=1024, description="pictures per step")
     lr: Rate = Field(description="learning rate of the trunk at the first step")
     head_lr_multiplier: float = Field(gt=0, le=1000, description="learning rate of new layers over lr")
@@ -212,6 +213,7 @@ class Retrain(Section):
     """What is different in rounds 2 and later; the rest is as in round 1."""
 
     epochs: int = Field(ge=1, le=1000, description="passes over the training pictures")
+    min_steps: int = Field(ge=1, le=1_000_000, description="optimizer steps at least, for few pictures")
     lr: Rate = Field(description="learning rate of the trunk at the first step")
     init: Literal["previous", "imagenet"] = Field(description="weights a round starts from")
     balance: Literal["none", "picture"] = Field(

@@ -16,6 +16,7 @@ from tasks.fitting import (
     weigh_labels,
 )
 from tasks.params import Params
+from tasks.steps import count_train_steps
 from tasks.workspace import Workspace
 
 
@@ -65,7 +66,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 params,
                 images=images,
                 rows=rows,
-                epochs=params.train.epochs if first else params.retrain.epochs,
+                steps=count_train_steps(params, round_key, len(rows)),
                 lr=params.train.lr if first else params.retrain.lr,
                 work=work,
                 output="segmenter.safetensors",

@@ -33,6 +33,7 @@ CHANGES: dict[str, Any] = {
     "train": {
         "crop_size": 64,
         "epochs": 1,
+        "min_steps": 1,
         "batch_size": 5,
         "aspp_channels": 8,
         "aspp_rates": (1, 2),
@@ -40,7 +41,7 @@ CHANGES: dict[str, Any] = {
         "checkpoint_every": 1,
         "crf": {"iterations": 2},
     },
-    "retrain": {"epochs": 1, "boundary_weight": 0.5},
+    "retrain": {"epochs": 1, "min_steps": 1, "boundary_weight": 0.5},
     "relabel": {"scales": (1.0,)},
     "refine": {"crf": {"iterations": 2}},
     "evaluate": {"scales": (1.0,), "crf": {"iterations": 2}},

@@ -42,9 +42,9 @@ def test_the_demo_takes_what_the_readme_says(params: Params) -> None:
 
 
 def test_more_of_anything_takes_longer(params: Params) -> None:
-    index = build_index(100, 30)
+    index = build_index(400, 120)
     before = total(params, index)
-    assert total(params, build_index(200, 60)) > 1.5 * before
+    assert total(params, build_index(800, 240)) > 1.5 * before
     assert total(change(params, "train", epochs=80), index) > 1.5 * before
     assert total(change(params, "backbone", name="vgg16"), index) > 3 * before
     assert total(change(params, "compute", workers=4), index) < before
