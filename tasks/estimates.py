@@ -1,11 +1,8 @@
 """Rough time, disk and memory of a run with the current params, for ``dsrg check``.
 
-How the constants were measured: user and system time of ``python -m tasks STAGE`` on 16 and on 64 drawn
-pictures of 256 x 256, params.yaml as it comes (EfficientNet-Lite0), two cores of a server CPU; what a
-picture costs is the difference, over what it is made of (epochs, views, area); from ``train`` on, 16
-pictures only were timed, less the start. As the machine was not idle, all were then scaled by 0.85, so
-that two runs timed on it when it was say what they took: 6.7 minutes for 120 + 40 drawn pictures, 20
-minutes for 632 + 200 photographs. Trunks were compared by one training step and one prediction at 224 x
+How the constants were measured: the clock time of each stage of ``make demo`` (120 + 40 drawn pictures of 256 x
+256, EfficientNet-Lite0) on two cores of a server CPU without AVX-512, less the start, over what the work is made
+of (steps, views, area). One with AVX-512 took 0.6 times as long before. Trunks were compared by one training step and one prediction at 224 x
 224. Expect half to twice of what is said.
 """
 
@@ -22,11 +19,11 @@ from tasks.shards import count_workers
 from tasks.steps import count_classify_steps, count_reference_steps, count_train_steps
 
 _REFERENCE_AREA = 256 * 256
-# CPU seconds of one picture of that area: per epoch (training), per view (prediction), or once.
-_CLASSIFY, _TRAIN, _RETRAIN = 0.13, 0.14, 0.13
-_CAMS, _PREDICT = 0.047, 0.038
-_CUES, _REFINE, _SCORE, _BASELINE = 0.17, 0.07, 0.2, 0.8
-_START = 4.0  # seconds before a stage's first picture
+# CPU seconds of one picture of that area: per pass (training), per view (prediction), or once.
+_CLASSIFY, _TRAIN, _RETRAIN = 0.13, 0.19, 0.17
+_CAMS, _PREDICT = 0.08, 0.075
+_CUES, _REFINE, _SCORE, _BASELINE = 0.11, 0.05, 0.13, 0.35
+_START = 3.0  # seconds before a stage's first picture
 _BUSY = 0.85  # share of the cores that is at work
 # How much longer the trunks take than EfficientNet-Lite0, to train and to predict.
 _TRAINING = {"efficientnet_lite0": 1.0, "resnet50": 2.7, "resnet101": 4.3, "vgg16": 4.6}
