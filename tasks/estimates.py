@@ -1,9 +1,9 @@
 """Rough time, disk and memory of a run with the current params, for ``dsrg check``.
 
-How the constants were measured: the clock time of each stage of ``make demo`` (120 + 40 drawn pictures of 256 x
-256, EfficientNet-Lite0) on two cores of a server CPU without AVX-512, less the start, over what the work is made
-of (steps, views, area). One with AVX-512 took 0.6 times as long before. Trunks were compared by one training step and one prediction at 224 x
-224. Expect half to twice of what is said.
+How the constants were measured: the clock time of each stage of ``make demo`` (120 + 40 drawn pictures of
+256 x 256, EfficientNet-Lite0) on two cores of a server CPU without AVX-512, less the start, over what the
+work is made of (steps, views, area). One with AVX-512 took 0.6 times as long before. Trunks were compared
+by one training step and one prediction at 224 x 224. Expect half to twice of what is said.
 """
 
 from __future__ import annotations
