@@ -90,6 +90,7 @@ def test_a_folder_that_was_made_half_is_made_anew(project: Path):
     assert read_params(open_run_folder(project, "half") / "params.yaml")
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_finished_one(project: Path):
     from flows.versioning_runs import save_experiment
 

@@ -42,6 +42,7 @@ def test_a_crf_weight_of_refine_runs_refine_and_later_only(done_project: Path):
     assert sorted(take_bodies(done_project)) == sorted(LATER_THAN_REFINE)
 
 
+@pytest.mark.slow
 def test_params_of_later_rounds_leave_round_1_alone(done_project: Path):
     change_params(done_project, retrain__lr=0.0017)
     run_dvc(done_project, "repro")
