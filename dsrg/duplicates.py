@@ -16,9 +16,7 @@ from scipy.sparse.csgraph import connected_components
 
 _SIDE = 32
 _FREQUENCIES = 8
-_GAP = (
-    3.0  # pictures are first shrunk to three times the side by plain means, which takes a tenth of the time
-)
+_GAP = 3.0  # shrunk to three times the side by plain means first: a tenth of the time
 _MAX_PAIRS_AT_ONCE = 2**22
 
 

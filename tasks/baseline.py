@@ -101,10 +101,13 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         SweepJob(**paths, rows=tuple(rows[start : start + _ROWS_PER_JOB]), crfs=settings)
         for start in range(0, len(rows), _ROWS_PER_JOB)
     ]
-    lattice = all(crf.solver == "lattice" for crf in crfs.values())
     counts = SweepCounts.zeros(index.num_classes, len(crfs))
     for part in map_shards(
-        sweep_rows, jobs, workers=params.compute.workers, description="baseline", in_threads=lattice
+        sweep_rows,
+        jobs,
+        workers=params.compute.workers,
+        description="baseline",
+        in_threads=all(crf.in_threads for crf in crfs.values()),
     ):
         counts.add(part)
     summary = summarise_sweep(counts, index.classes, crf_names=tuple(crfs), images=len(rows))

@@ -23,6 +23,7 @@ from tasks.estimates import estimate_run
 from tasks.ingest_shards import (
     Outcome,
     ShardJob,
+    map_source,
     plan_shards,
     write_image_shard,
     write_saliency_shard,
@@ -31,7 +32,6 @@ from tasks.ingest_shards import (
 from tasks.ingest_verdict import Settled, list_refusals, open_params_source, settle_source
 from tasks.params import Params
 from tasks.schema import OF_ONE_KIND
-from tasks.shards import map_shards
 
 MAX_PAIRS = 50
 _MAX_COMPARED = 20_000
@@ -167,9 +167,7 @@ def _look_through(
     jobs = plan_shards(
         source, shard, name="check", canvas=params.ingest.canvas, store=None, pictures=pictures
     )
-    found = map_shards(
-        function, jobs, workers=params.compute.workers, description=description, in_threads=True
-    )
+    found = map_source(function, jobs, source, workers=params.compute.workers, description=description)
     return [outcome for outcomes in found for outcome in outcomes]
 
 

@@ -74,7 +74,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             canvas=images.canvas,
             attributes={"rule": params.cues.rule},
             workers=params.compute.workers,
-            in_threads=params.cues.crf.solver == "lattice",  # pydensecrf keeps the interpreter's lock
+            in_threads=params.cues.crf.in_threads,
             description="cues",
         )
         shares = _summarise(LabelStore(path, "cue", stage="cues"), images, rows)

@@ -33,6 +33,7 @@ from tasks import console
 from tasks.ingest_shards import (
     Outcome,
     ShardJob,
+    map_source,
     plan_shards,
     write_image_shard,
     write_saliency_shard,
@@ -40,7 +41,6 @@ from tasks.ingest_shards import (
 )
 from tasks.ingest_verdict import list_refusals, open_params_source, settle_source
 from tasks.params import Params
-from tasks.shards import map_shards
 from tasks.workspace import StageWork, Workspace
 
 _IMAGES, _SALIENCY, _TRUTH = "images.zarr", "saliency.zarr", "truth.zarr"
@@ -119,24 +119,17 @@ def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int)
         create_image_store(path, blank, canvas=canvas, source=source.kind)
         work.mark_done("created-images")
     jobs = plan_shards(source, SHARD_IMAGES, name="image", canvas=canvas, store=path)
-    return _run_jobs(
-        write_image_shard,
-        jobs,
-        work,
-        workers=workers,
-        description="ingest pictures",
-        in_threads=source.kind != "synthetic",  # scenes are drawn by Python itself
-    )
+    return _run_jobs(write_image_shard, jobs, source, work, workers=workers, description="ingest pictures")
 
 
 def _run_jobs(
     function: Callable[[ShardJob], list[Outcome]],
     jobs: Sequence[ShardJob],
+    source: Source,
     work: StageWork,
     *,
     workers: int,
     description: str,
-    in_threads: bool = True,
 ) -> list[Outcome]:
     """Run the jobs that no earlier attempt finished; outcomes of all jobs, in row order."""
     waiting = [job for job in jobs if not work.is_done(job.unit)]
@@ -144,7 +137,7 @@ def _run_jobs(
     found: dict[str, list[Outcome]] = {}
     for job, outcomes in zip(
         waiting,
-        map_shards(function, waiting, workers=workers, description=description, in_threads=in_threads),
+        map_source(function, waiting, source, workers=workers, description=description),
         strict=True,
     ):
         found[job.unit] = outcomes
@@ -169,7 +162,9 @@ def _store_saliency(
     jobs = _plan_maps(
         source, work, pictures, "saliency", _SALIENCY, canvas=canvas, available=source.saliency_available
     )
-    outcomes = _run_jobs(write_saliency_shard, jobs, work, workers=workers, description="ingest saliency")
+    outcomes = _run_jobs(
+        write_saliency_shard, jobs, source, work, workers=workers, description="ingest saliency"
+    )
     return outcomes or [Outcome() for _ in source.records]
 
 
@@ -179,7 +174,7 @@ def _store_truth(
     jobs = _plan_maps(
         source, work, pictures, "gt_label", _TRUTH, canvas=canvas, available=source.gt_available
     )
-    outcomes = _run_jobs(write_truth_shard, jobs, work, workers=workers, description="ingest masks")
+    outcomes = _run_jobs(write_truth_shard, jobs, source, work, workers=workers, description="ingest masks")
     return outcomes or [Outcome() for _ in source.records]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from dsrg.sources import Reader, Record, Source
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
 from dsrg.store import iterate_shards, write_rows
+from tasks.shards import map_shards
 
 Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
 
@@ -117,6 +118,19 @@ def plan_shards(
         )
         for number, rows in iterate_shards(len(source.records), rows_per_shard)
     ]
+
+
+def map_source(
+    function: Callable[[ShardJob], list[Outcome]],
+    jobs: Sequence[ShardJob],
+    source: Source,
+    *,
+    workers: int,
+    description: str,
+) -> Iterator[list[Outcome]]:
+    """Call `function` on the shards of a pass over a source; see :func:`tasks.shards.map_shards`."""
+    decodes = source.kind != "synthetic"  # in compiled code; scenes are drawn by Python itself
+    return map_shards(function, jobs, workers=workers, description=description, in_threads=decodes)
 
 
 def write_image_shard(job: ShardJob) -> list[Outcome]:

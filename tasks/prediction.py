@@ -156,7 +156,7 @@ def score_pictures(
         jobs,
         workers=params.compute.workers,
         description=f"{description} crf",
-        in_threads=crf["solver"] == "lattice",
+        in_threads=params.evaluate.crf.in_threads,
     ):
         scores.counts += part.counts
         scores.pictures += part.pictures

@@ -62,7 +62,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             canvas=images.canvas,
             attributes={},
             workers=params.compute.workers,
-            in_threads=params.refine.crf.solver == "lattice",  # pydensecrf keeps the interpreter's lock
+            in_threads=params.refine.crf.in_threads,
             description=name,
         )
         work.publish("pseudo_labels.zarr", f"{folder}/pseudo_labels.zarr")

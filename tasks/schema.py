@@ -52,6 +52,11 @@ class Crf(Section):
     gaussian_xy: float = Field(gt=0, le=1000, description="its reach in pixels")
     solver: Literal["lattice", "pydensecrf"] = Field(description="which code; equal but for rounding")
 
+    @property
+    def in_threads(self) -> bool:
+        """Whether pictures may be refined in threads: pydensecrf keeps the interpreter's lock."""
+        return self.solver != "pydensecrf"
+
 
 class TrainingCrf(Crf):
     """The CRF inside training; positions in cells of the network's grid."""

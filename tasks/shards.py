@@ -58,12 +58,11 @@ def map_shards(
             yield function(job)
         return
     if in_threads and count <= _MOST_THREADS:
-        with ThreadPoolExecutor(count, thread_name_prefix="shards") as threads:
-            results = threads.map(function, jobs)
-            try:
-                yield from console.track(results, description, total=len(jobs))
-            finally:
-                threads.shutdown(wait=True, cancel_futures=True)  # after an error nothing new is begun
+        threads = ThreadPoolExecutor(count, thread_name_prefix="shards")
+        try:
+            yield from console.track(threads.map(function, jobs), description, total=len(jobs))
+        finally:
+            threads.shutdown(cancel_futures=True)  # after an error nothing new is begun
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:
