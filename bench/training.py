@@ -34,8 +34,8 @@ from dsrg.models import Segmenter
 from dsrg.objectives import LabelLoss
 from dsrg.samples import SampleNumbers, SegmenterSamples
 from dsrg.store import SHARD_LABEL_MAPS, ImageStore, LabelStore, create_label_store, finish_store, write_rows
-from dsrg.training import Progress, build_optimizer, choose_device, fit, freeze_batch_norm
-from tasks.fitting import count_loaders, describe_segmenter
+from dsrg.training import Progress, choose_device, fit, freeze_batch_norm
+from tasks.fitting import build_segmenter_optimizer, count_loaders, describe_segmenter
 from tasks.params import Params
 from tasks.workspace import Workspace
 
@@ -119,7 +119,7 @@ def train_by_stage(params: Params, samples: SegmenterSamples, loss: LabelLoss, *
 
     fit(
         segmenter,
-        _build_optimizer(segmenter, params),
+        build_segmenter_optimizer(segmenter, params, lr=params.retrain.lr),
         samples,
         loss,
         steps=steps,
@@ -144,7 +144,7 @@ def train_plainly(params: Params, samples: SegmenterSamples, loss: LabelLoss, *,
     spent, settings = Spent(), params.train
     device = choose_device(params.compute.device)
     segmenter = build(params, samples.images.index.classes, folded=False).to(device)
-    optimizer = _build_optimizer(segmenter, params)
+    optimizer = build_segmenter_optimizer(segmenter, params, lr=params.retrain.lr)
     base = [group["lr"] for group in optimizer.param_groups]
     loader = DataLoader(
         samples,
@@ -172,18 +172,6 @@ def train_plainly(params: Params, samples: SegmenterSamples, loss: LabelLoss, *,
         spent.steps.append(time.perf_counter() - began)
         spent.waits.append(waited / spent.steps[-1])
     return spent
-
-
-def _build_optimizer(segmenter: Segmenter, params: Params) -> torch.optim.SGD:
-    settings = params.train
-    return build_optimizer(
-        segmenter,
-        [segmenter.aspp],
-        lr=params.retrain.lr,
-        head_lr_multiplier=settings.head_lr_multiplier,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
 
 
 def main() -> None:

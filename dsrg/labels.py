@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 BACKGROUND = 0
 IGNORE_INDEX = 255
 MAX_FOREGROUND_CLASSES = 254
+# Unicode's categories of control codes, halves of pairs, and separators of lines and paragraphs.
+_UNSEEN = ("Cc", "Cs", "Zl", "Zp")
 
 
 def list_present(image_labels: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -105,7 +109,9 @@ def check_class_names(names: Sequence[str]) -> None:
     Raises
     ------
     ValueError
-        No class, more than 254, an empty name, or a name twice.
+        No class, more than 254, an empty name, ``background``, one with characters that are none to see
+        (line breaks, control codes), a name twice, or two that differ only in case or in how accents are
+        written.
     """
     if not names:
         raise ValueError("no class is named: give at least one foreground class")
@@ -120,3 +126,18 @@ def check_class_names(names: Sequence[str]) -> None:
     twice = sorted({name for name in names if list(names).count(name) > 1})
     if twice:
         raise ValueError(f"class names given twice: {', '.join(twice)}: name each class once")
+    strange = [name for name in names if any(unicodedata.category(char) in _UNSEEN for char in name)]
+    if strange:
+        raise ValueError(
+            f"class names hold control characters: {', '.join(map(ascii, strange))}: take them out"
+        )
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        alike[unicodedata.normalize("NFC", name.strip().casefold())].append(name)
+    if "background" in alike:
+        raise ValueError(f"a class is called `{alike['background'][0]}`, as what is no class: rename it")
+    pairs = [" and ".join(f"`{name}`" for name in group) for group in alike.values() if len(group) > 1]
+    if pairs:
+        raise ValueError(
+            f"class names differ only in case or accents' spelling: {', '.join(pairs)}: make them equal"
+        )

@@ -153,6 +153,19 @@ def describe_segmenter(params: Params, classes: tuple[str, ...], *, log_odds: fl
     )
 
 
+def build_segmenter_optimizer(segmenter: Segmenter, params: Params, *, lr: float) -> torch.optim.SGD:
+    """Build the optimizer that params ask for; what is new on top of the trunk learns faster."""
+    settings = params.train
+    return build_optimizer(
+        segmenter,
+        [segmenter.aspp] + ([segmenter.skip] if segmenter.skip is not None else []),
+        lr=lr,
+        head_lr_multiplier=settings.head_lr_multiplier,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+    )
+
+
 def fit_segmenter(
     segmenter: Segmenter,
     spec: SegmenterSpec,
@@ -171,15 +184,7 @@ def fit_segmenter(
 ) -> StepRecord:
     """Train a segmenter on label maps and save it as the partial output `output` of `work`."""
     settings = params.train
-    head = [segmenter.aspp] + ([segmenter.skip] if segmenter.skip is not None else [])
-    optimizer = build_optimizer(
-        segmenter,
-        head,
-        lr=lr,
-        head_lr_multiplier=settings.head_lr_multiplier,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    optimizer = build_segmenter_optimizer(segmenter, params, lr=lr)
     samples = SegmenterSamples(
         images.path,
         targets,

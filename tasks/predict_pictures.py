@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dsrg.image import PICTURE_SUFFIXES
-from dsrg.sources.files import compose, index_files, strip_suffix
+from dsrg.sources.files import compose, describe_strange_name, index_files, strip_suffix
 from tasks.errors import UserError
 
 
@@ -55,17 +55,21 @@ def list_pictures(given: Sequence[Path], *, leave_out: Path) -> list[Picture]:
     results = Path(os.path.normpath(leave_out.expanduser().absolute()))
     for path in given:
         place = Path(os.path.normpath(path.expanduser().absolute()))
-        if place.is_dir():
-            tops.append(place)
-            inside = (place / name for name in index_files(place).names)
-            found.update(dict.fromkeys(file for file in inside if not file.is_relative_to(results)))
-        elif not place.exists():
-            problems.append(f"`{path}` not found: name pictures, or folders of pictures")
-        elif not place.name.lower().endswith(PICTURE_SUFFIXES):
-            problems.append(f"`{path}` must be a picture ({' '.join(PICTURE_SUFFIXES)}) or a folder")
-        else:
-            tops.append(place.parent)
-            found[place] = None
+        try:
+            if place.is_dir():
+                tops.append(place)
+                inside = (place / name for name in index_files(place).names)
+                found.update(dict.fromkeys(file for file in inside if not file.is_relative_to(results)))
+            elif not place.exists():
+                problems.append(f"`{path}` not found: name pictures, or folders of pictures")
+            elif not place.name.lower().endswith(PICTURE_SUFFIXES):
+                problems.append(f"`{path}` must be a picture ({' '.join(PICTURE_SUFFIXES)}) or a folder")
+            else:
+                place.name.encode()
+                tops.append(place.parent)
+                found[place] = None
+        except UnicodeEncodeError as error:
+            problems.append(describe_strange_name(error))
     if problems:
         raise UserError("\n".join(problems))
     if not found:

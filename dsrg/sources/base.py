@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.image import read_image, read_mask
-from dsrg.sources.files import compose, strip_suffix
+from dsrg.sources.files import compose, describe_strange_name, strip_suffix
 from dsrg.sources.regions import Drawing
 
 SPLITS = ("train", "val")
@@ -189,6 +189,8 @@ def listing(path: Path, wanted: str, *, file: str = "is a file, not a folder") -
         raise SourceError(str(path), [f"{what}. Set `source.path` to {wanted}"])
     try:
         yield
+    except UnicodeEncodeError as error:
+        raise SourceError(str(path), [describe_strange_name(error)]) from error
     except OSError as error:
         raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dsrg.sources.base import SourceError
+from dsrg.sources.lists import parse_json
 from dsrg.sources.regions import Outline, pack_outline
 
 _SECTIONS = ("images", "annotations", "categories")
@@ -73,15 +73,7 @@ def read_instances(path: Path) -> tuple[Instances, list[str]]:
     SourceError
         Unreadable, no JSON, or no COCO file.
     """
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file, object_hook=_pack)
-    except OSError as error:
-        raise SourceError(str(path), [f"cannot be read ({error.strerror})"]) from error
-    except UnicodeDecodeError as error:
-        raise SourceError(str(path), [f"is not UTF-8 text ({error.reason} at byte {error.start})"]) from error
-    except json.JSONDecodeError as error:
-        raise SourceError(str(path), [f"is no valid JSON ({error}): export it again"]) from error
+    content = parse_json(path, object_hook=_pack)
     missing = [name for name in _SECTIONS if not isinstance(content, dict) or name not in content]
     if missing:
         raise SourceError(

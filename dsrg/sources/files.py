@@ -83,10 +83,20 @@ def index_files(root: Path, *, leave_out: Sequence[str] = ()) -> Files:
     return Files(root, tuple(names), {compose(name): name for name in names}, dict(by_stem), others)
 
 
+def describe_strange_name(error: UnicodeEncodeError) -> str:
+    """Describe the file whose name :func:`walk` refused."""
+    return f"{os.fsencode(error.object)!r}: this name is no UTF-8: rename the file"
+
+
 def walk(root: Path, *, leave_out: Sequence[str] = ()) -> Iterable[str]:
     """Walk over files, hidden ones and folders `leave_out` at the top excepted; relative, with ``/``.
 
     Linked folders are followed, each but once.
+
+    Raises
+    ------
+    UnicodeEncodeError
+        A name is no UTF-8, as in archives of old systems: neither lists nor stores could name the file.
     """
     seen: set[str] = set()
 
@@ -103,7 +113,9 @@ def walk(root: Path, *, leave_out: Sequence[str] = ()) -> Iterable[str]:
         folders[:] = [f for f in folders if not f.startswith(".") and not (top and f in leave_out)]
         for file in files:
             if not file.startswith("."):
-                yield Path(folder, file).relative_to(root).as_posix()
+                name = Path(folder, file).relative_to(root).as_posix()
+                name.encode()
+                yield name
 
 
 def index_maps(root: Path, names: Sequence[str]) -> tuple[Callable[[str], Path | None], list[str]]:

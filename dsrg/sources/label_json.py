@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dsrg.sources.base import SPLITS, SourceError
-from dsrg.sources.lists import BACKGROUND_NAME, read_text
+from dsrg.sources.lists import BACKGROUND_NAME, parse_json
 from dsrg.sources.tables import CLASS_COLUMNS, ID_COLUMNS, Row, check_rows, read_split, split_rows
 
 _FORMS = 'expected {"a.jpg": ["cat", "dog"], ...} or [{"image": "a.jpg", "labels": ["cat", "dog"]}, ...]'
@@ -47,10 +46,7 @@ def read_json(path: Path, *, classes: Sequence[str] | None) -> tuple[list[Row], 
             problems.append(f"{path.name}: `{'`, `'.join(twice)}` stand there twice: keep one")
         return built
 
-    try:
-        content = json.loads(read_text(path), object_pairs_hook=build)
-    except json.JSONDecodeError as error:
-        raise SourceError(str(path), [f"is no valid JSON ({error})"]) from error
+    content = parse_json(path, object_pairs_hook=build)
     if isinstance(content, dict) and {"images", "annotations"} <= set(content):
         raise SourceError(
             str(path), ["is an instances JSON of COCO: set source.kind=coco, and call it otherwise"]

@@ -1,15 +1,19 @@
-"""The lists beside pictures: ``classes.txt``, ``train.txt``, ``val.txt``."""
+"""The lists beside pictures: ``classes.txt``, ``train.txt``, ``val.txt``, and files of JSON."""
 
 from __future__ import annotations
 
 import difflib
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dsrg.labels import check_class_names
 from dsrg.sources.base import SPLITS, SourceError
 
 BACKGROUND_NAME = "background"
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, mostly beside the other half
 
 
 def read_text(path: Path) -> str:
@@ -22,6 +26,30 @@ def read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise SourceError(str(path), [f"cannot be read ({error.strerror})"]) from error
+
+
+def parse_json(path: Path, **hooks: Any) -> Any:
+    """Read a file of JSON; `hooks` are those of :func:`json.loads`.
+
+    Raises
+    ------
+    SourceError
+        Unreadable, not UTF-8, no JSON, or of a depth or with numbers that nothing here has a use for.
+    """
+    text = read_text(path)
+    try:
+        content = json.loads(text, **hooks)
+        if _HALF.search(text):
+            json.dumps(json.loads(text), ensure_ascii=False).encode()
+    except RecursionError:
+        raise SourceError(str(path), ["is nested too deeply to be read"]) from None
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):04x}"
+        raise SourceError(str(path), [f"holds half of a character ({half}): export it again"]) from error
+    except ValueError as error:  # JSONDecodeError, and whole numbers of thousands of digits
+        reason = str(error).partition(";")[0]
+        raise SourceError(str(path), [f"is no valid JSON ({reason}): export it again"]) from error
+    return content
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

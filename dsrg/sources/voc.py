@@ -275,7 +275,7 @@ def _read_object_names(path: Path, entry: _Entry, problems: list[str]) -> set[st
             f"{entry.place}: no Annotations/{path.name} to take image labels from: add it, or {_BY_MASKS}"
         )
         return set()
-    except ET.ParseError as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # the latter two: of its encoding
         problems.append(f"Annotations/{path.name}: is no valid XML ({error}): mend it")
         return set()
     names = {(found.findtext("name") or "").strip() for found in tree.getroot().findall("object")}

@@ -22,6 +22,7 @@ from tiny_folder import draw_picture
 
 from dsrg.labels import build_palette
 from flows.cli import app, guard
+from tasks.errors import UserError
 from tasks.predict import Wishes, choose_style, main, predict_pictures
 from tasks.predict_models import open_model
 from tasks.predict_pictures import list_pictures
@@ -113,7 +114,6 @@ def test_a_stopped_run_continues_and_finished_masks_are_left(
 def test_masks_made_otherwise_are_neither_left_nor_lost(
     drawing_workspace: Path, photos: Path, tmp_path: Path, change: dict[str, Any], words: str
 ):
-    from tasks.errors import UserError
 
     out = tmp_path / "out"
     predict_pictures([photos], out, FAST, root=drawing_workspace)
@@ -134,7 +134,6 @@ def test_masks_made_otherwise_are_neither_left_nor_lost(
 def test_a_mask_of_another_picture_of_that_name_is_not_taken_for_its_own(
     drawing_workspace: Path, photos: Path, tmp_path: Path
 ):
-    from tasks.errors import UserError
 
     predict_pictures([photos / "one/b.png"], tmp_path / "out", FAST, root=drawing_workspace)
     with pytest.raises(UserError, match=r"masks/b\.png` made otherwise \(of another picture of that name\)"):
@@ -152,6 +151,17 @@ def test_names_stay_apart_and_results_are_no_pictures(photos: Path):
     assert list_stems(photos / "one", photos / "two/b.png") == ["one/b", "two/b"]
     assert list_stems(photos / "one", photos / "one/b.png") == ["b"]
     assert list_stems(photos) == ["A.png", "a.jpg", "broken", "one/b", "two/b"]
+
+
+def test_a_name_that_is_no_utf8_is_told(photos: Path):
+    strange = os.fsdecode(os.fsencode(photos / "one") + b"/\xe9.png")
+    try:
+        (photos / "one/b.png").rename(strange)
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names only")
+    for given in (Path(strange), photos):
+        with pytest.raises(UserError, match=r"\\xe9\.png': this name is no UTF-8: rename the file"):
+            list_pictures([given], leave_out=photos / "out")
 
 
 @pytest.mark.parametrize(
@@ -292,8 +302,6 @@ def test_the_champion_of_mlflow_draws(
     drawing_workspace: Path, photos: Path, empty_mlflow: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     from mlflow import MlflowClient
-
-    from tasks.errors import UserError
 
     for name in ("MLFLOW_TRACKING_URI", "DSRG_TRACKING_ROOT"):
         monkeypatch.delenv(name, raising=False)

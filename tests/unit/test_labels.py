@@ -60,6 +60,10 @@ def test_palette_is_that_of_pascal_voc() -> None:
         ([f"c{i}" for i in range(255)], "255 classes named, but a uint8 label map holds at most 254"),
         (["cat", " "], r"class names at positions \[1\] are empty"),
         (["cat", "dog", "cat"], "class names given twice: cat"),
+        (["cat", "a\nb", "\x1b[31m"], r"class names hold control characters: 'a\\nb', '\\x1b\[31m'"),
+        (["cat", "Cat"], "class names differ only in case or accents' spelling: `cat` and `Cat`"),
+        (["\u00e9", "e\u0301"], "class names differ only in case or accents' spelling"),
+        (["cat", "Background"], "a class is called `Background`, as what is no class: rename it"),
     ],
 )
 def test_class_names_that_no_label_map_can_hold(names: list[str], message: str) -> None:

@@ -263,6 +263,12 @@ def test_a_missing_folder_of_pictures_is_one_problem(root: Path) -> None:
     ("text", "message"),
     [
         ("{", "is no valid JSON"),
+        ("[" * 100_000, "is nested too deeply to be read"),
+        ("9" * 5000, r"is no valid JSON \(Exceeds the limit \(4300 digits\)"),
+        (
+            '{"images": [{"id": 1, "file_name": "\\ud83d"}], "annotations": [], "categories": []}',
+            r"holds half of a character \(\\ud83d\): export it again",
+        ),
         ("[]", "lacks images, annotations, categories: an instances JSON of COCO holds"),
         ('{"images": [], "annotations": []}', "lacks categories"),
         ('{"images": [], "annotations": [], "categories": []}', "`categories` is empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -51,6 +52,16 @@ def show(source: Source) -> dict[str, tuple[str, list[str]]]:
         )
         for record in source.records
     }
+
+
+def test_a_name_that_is_no_utf8_is_told(build: Build) -> None:
+    root = build("cat/a.png", "dog/b.png")
+    try:
+        (root / "dog" / "b.png").rename(os.fsdecode(os.fsencode(root / "dog") + b"/\xe9.png"))
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names only")
+    with pytest.raises(SourceError, match=r"b'dog/\\xe9.png': this name is no UTF-8: rename the file"):
+        open_folder(root)
 
 
 # -- layouts -----------------------------------------------------------------------------------

@@ -144,6 +144,8 @@ def test_separators_mixed_in_one_cell_are_told(root: Path) -> None:
         ("image,author,dog\na,me,1\n", "line 2: column `author` holds `me`, other columns 0 and 1"),
         ("image,author\na,me\n", "lacks the column classes, has image, author: the first line must be"),
         ("{", "is no valid JSON"),
+        ("[" * 100_000, "is nested too deeply to be read"),
+        ('{"a": ["\\udc00"]}', r"holds half of a character \(\\udc00\): export it again"),
         ("[]", "holds no pictures: expected"),
         ("[1]", "entry 0 is no object: expected"),
         ({"images": [], "annotations": []}, r"is an instances JSON of COCO: set source.kind=coco"),
@@ -152,6 +154,11 @@ def test_separators_mixed_in_one_cell_are_told(root: Path) -> None:
 def test_tables_that_make_no_sense(root: Path, table: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         read(root, table)
+
+
+def test_both_halves_of_a_character_are_one(root: Path) -> None:
+    source = read(root, '{"a": ["\\ud83d\\ude00"], "b": ["C:\\\\\\\\udcba"]}')
+    assert source.classes == ("C:\\\\udcba", "\U0001f600")
 
 
 def test_cells_left_empty_are_told(root: Path) -> None:

@@ -177,10 +177,14 @@ def test_annotations_that_make_no_sense(year: Path) -> None:
     (year / "Annotations" / "2007_000000.xml").write_text("<annotation><object>")
     write_annotation(year, "2007_000001", [""])
     write_annotation(year, "2007_000002", [])
+    (year / "Annotations" / "2007_000003.xml").write_text('<?xml version="1.0" encoding="utf-7"?><a/>')
+    (year / "Annotations" / "2007_000004.xml").write_text('<?xml version="1.0" encoding="no"?><a/>')
     source = open_voc(year)
     assert [problem.split(" (")[0] for problem in source.problems] == [
         "Annotations/2007_000000.xml: is no valid XML",
         "Annotations/2007_000001.xml: an object has no name: give it one, or take it out",
+        "Annotations/2007_000003.xml: is no valid XML",
+        "Annotations/2007_000004.xml: is no valid XML",
     ]
     assert "JPEGImages/2007_000002.jpg" in source.without_class
 

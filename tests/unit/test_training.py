@@ -95,7 +95,8 @@ def test_training_brings_the_loss_down_and_tells_every_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop_after", "loader_workers", "goes_on_at"), [(1, 0, 1), (4, 0, 3), (5, 0, 5), (5, 1, 5)]
+    ("stop_after", "loader_workers", "goes_on_at"),
+    [(1, 0, 1), (4, 0, 3), (5, 0, 5), pytest.param(5, 1, 5, marks=pytest.mark.slow)],
 )
 def test_a_stopped_run_continues_to_the_same_weights(
     tmp_path: Path, stop_after: int, loader_workers: int, goes_on_at: int
