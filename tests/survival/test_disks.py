@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -100,3 +101,16 @@ def test_a_full_disk_is_one_line_and_costs_nothing(
         assert "the same command continues" in errors[0]
     assert failed
     assert status == 0
+
+
+@pytest.mark.parametrize("stage", OUTPUTS)
+def test_a_disk_that_cannot_be_written_is_one_line(
+    stage: str, disk: Path, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = hash_outputs(root, OUTPUTS[stage])
+    mount("-o", "remount,ro", str(disk))
+    status, said = run(stage, root, capfd)
+    assert status == 2
+    assert re.fullmatch(rf"error: `{root}/[^`]*`: Read-only file system\n", said)
+    mount("-o", "remount,rw", str(disk))
+    assert hash_outputs(root, OUTPUTS[stage]) == before
