@@ -92,7 +92,7 @@ def create_sharded(
         shards=(min(shard, max(shape[0], 1)), *shape[1:]),
         dtype=dtype,
         fill_value=fill,
-        compressors=[ZstdCodec(level=level)],
+        compressors=[ZstdCodec(level=level, checksum=True)],
     )
 
 
@@ -191,7 +191,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
     _write_table(group, "image_labels", index.image_labels.astype(bool))
     for name, values in (("id", index.ids), ("split", index.splits)):
         array = group.create_array(
-            name, shape=(count,), chunks=(count,), dtype=str, compressors=[ZstdCodec(level=3)]
+            name, shape=(count,), chunks=(count,), dtype=str, compressors=[ZstdCodec(level=3, checksum=True)]
         )
         array[:] = np.asarray(values, dtype=object)
     return group
@@ -217,7 +217,7 @@ def _write_table(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         shape=values.shape,
         chunks=values.shape,
         dtype=values.dtype,
-        compressors=[ZstdCodec(level=3)],
+        compressors=[ZstdCodec(level=3, checksum=True)],
     )
     array[:] = values
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,7 @@ Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class TrainingError(Exception):
-    """Training cannot go on (the loss is not finite); the message names the step."""
+    """Training cannot go on (the loss is not finite, a loader was killed); the message says where and why."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def fit(
     checkpoint: Path | None,
     checkpoint_every: int,
     on_step: Callable[[Progress], None] | None = None,
+    on_damage: Callable[[str], None] | None = None,
 ) -> nn.Module:
     """Run `steps` optimizer steps, continuing from `checkpoint` where there is one.
 
@@ -147,6 +149,8 @@ def fit(
     on_step : callable, optional
         Called after every step, before its checkpoint: a step is told of again if the run is killed
         between the two.
+    on_damage : callable, optional
+        Called with the reason if `checkpoint` cannot be read; training begins anew then.
 
     Returns
     -------
@@ -156,7 +160,8 @@ def fit(
     Raises
     ------
     TrainingError
-        The loss or the weights became infinite or NaN. The last checkpoint is from before.
+        The loss or the weights became infinite or NaN, or a loader process was killed. The last checkpoint
+        is from before.
     """
     from lightning.fabric import Fabric
 
@@ -164,7 +169,7 @@ def fit(
     model = model.to(memory_format=torch.channels_last)
     wrapped, optimizer = fabric.setup(model, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    start = _resume(fabric, wrapped, optimizer, checkpoint)
+    start = _resume(fabric, wrapped, optimizer, checkpoint, on_damage)
     loader = DataLoader(
         samples,
         batch_size=batch_size,
@@ -180,7 +185,7 @@ def fit(
         if frozen_norms is not None:
             freeze_batch_norm(frozen_norms)
         began = time.perf_counter()
-        batch = _move(next(batches), fabric.device)
+        batch = _move(_load_next(batches), fabric.device)
         waited = time.perf_counter() - began
         torch.manual_seed(random_seed * 1_000_003 + step)
         factor = (1 - step / steps) ** poly_power * min(1.0, (step + 1) / max(1, warmup_steps))
@@ -235,14 +240,45 @@ def choose_device(device: str) -> torch.device:
     return torch.device(_name_accelerator(device))
 
 
+def _load_next(batches: Iterator[Any]) -> Any:
+    """Load a batch; what went wrong in a loader process is said as if it had happened in this one."""
+    try:
+        return next(batches)
+    except Exception as error:
+        message = str(error)
+        if isinstance(error, RuntimeError) and "DataLoader worker" in message:
+            raise TrainingError(
+                "a process that loads pictures was killed by the system, most likely because memory ran out: "
+                "end what else needs it, or set compute.workers=1, which loads without such a process"
+            ) from error
+        if not message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+            raise
+        own = message.rstrip().rpartition("\n")[2].partition(": ")[2]
+        raise type(error)(own) from error
+
+
 def _move(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     moved = [tensor.to(device, non_blocking=True) for tensor in batch]
     moved[0] = moved[0].to(memory_format=torch.channels_last)
     return moved
 
 
-def _resume(fabric: Any, model: nn.Module, optimizer: Any, checkpoint: Path | None) -> int:
+def _resume(
+    fabric: Any,
+    model: nn.Module,
+    optimizer: Any,
+    checkpoint: Path | None,
+    on_damage: Callable[[str], None] | None,
+) -> int:
+    """Load a checkpoint, if there is one; return the steps that it has seen."""
     if checkpoint is None or not checkpoint.is_file():
+        return 0
+    try:
+        torch.load(checkpoint, map_location="meta", weights_only=True)  # before half of it lies in the model
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        checkpoint.unlink()
+        if on_damage is not None:
+            on_damage(f"`{checkpoint}` is damaged ({str(error).partition(chr(10))[0]})")
         return 0
     state = {"model": model, "optimizer": optimizer, "step": 0}
     fabric.load(checkpoint, state, weights_only=True)
@@ -254,4 +290,6 @@ def _resume(fabric: Any, model: nn.Module, optimizer: Any, checkpoint: Path | No
 def _save(fabric: Any, model: nn.Module, optimizer: Any, step: int, checkpoint: Path) -> None:
     partial = checkpoint.with_suffix(".partial")
     fabric.save(partial, {"model": model, "optimizer": optimizer, "step": step})
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())  # or a power cut leaves a name without its bytes
     os.replace(partial, checkpoint)

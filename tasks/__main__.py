@@ -143,6 +143,8 @@ def _describe(error: Exception) -> str | None:
             "the GPU has too little memory: lower train.batch_size or train.crop_size (classify.* for the "
             "classifier), end what else runs on it, or set compute.device=cpu"
         )
+    if isinstance(error, MemoryError):
+        return "memory ran out: end what else needs it, or lower compute.workers; what is finished was kept"
     if isinstance(error, UserError) or type(error).__module__.split(".")[0] == "dsrg":
         return str(error)
     return describe_os_error(error) if isinstance(error, OSError) else None

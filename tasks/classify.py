@@ -81,6 +81,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                     checkpoint=work.directory / "last.ckpt",
                     checkpoint_every=50,
                     on_step=record.add,
+                    on_damage=record.begin_anew,
                 )
             save_model(work.partial("classifier.safetensors"), classifier, spec, digest=work.digest)
             scores = _score_val(classifier, images, params)

@@ -87,6 +87,10 @@ class StepRecord:
             step=progress.step,
         )
 
+    def begin_anew(self, why: str) -> None:
+        """Tell that a checkpoint could not be read."""
+        console.say(f"{self._description}: begins anew, {why}")
+
     def thin(self, points: int) -> list[dict[str, float]]:
         """Average the curve into at most so many points: step and losses."""
         if not self._curve:
@@ -213,6 +217,7 @@ def fit_segmenter(
             checkpoint=work.directory / "last.ckpt",
             checkpoint_every=settings.checkpoint_every,
             on_step=record.add,
+            on_damage=record.begin_anew,
         )
     save_model(work.partial(output), segmenter, spec, digest=work.digest)
     return record

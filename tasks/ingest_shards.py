@@ -11,13 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.duplicates import hash_image
-from dsrg.image import (
-    DecodeError,
-    fit_size,
-    place_on_canvas,
-    scale_image,
-    scale_label_map,
-)
+from dsrg.image import DecodeError, place_on_canvas, scale_label_map
 from dsrg.labels import IGNORE_INDEX
 from dsrg.sources import Reader, Record, Source
 from dsrg.sources.checks import check_gt_label, check_size
@@ -139,19 +133,18 @@ def write_image_shard(job: ShardJob) -> list[Outcome]:
     outcomes = []
     for slot, record in zip(block, job.records, strict=True):
         try:
-            image = job.reader.read_image(record)
+            image, original_size = job.reader.read_scaled_image(record, job.canvas)
         except DecodeError as error:
             outcomes.append(Outcome(problem=f"{record.name}: {error}"))
             continue
-        size = fit_size(image.shape[:2], job.canvas)
-        scaled = scale_image(image, size)
-        slot[:] = place_on_canvas(scaled, job.canvas, fill=0)
+        height, width = image.shape[:2]
+        slot[:height, :width] = image
         outcomes.append(
             Outcome(
-                digest=hashlib.sha256(slot.tobytes()).hexdigest(),
-                size=size,
-                original_size=image.shape[:2],
-                look=hash_image(scaled),
+                digest=hashlib.sha256(slot.data).hexdigest(),
+                size=(height, width),
+                original_size=original_size,
+                look=hash_image(image),
             )
         )
     if job.store is not None:
@@ -200,7 +193,7 @@ def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], 
             outcomes.append(Outcome())
             continue
         slot[:] = place_on_canvas(scale_label_map(found, picture.size), job.canvas, fill=IGNORE_INDEX)
-        digest = hashlib.sha256(slot.tobytes()).hexdigest()
+        digest = hashlib.sha256(slot.data).hexdigest()
         held = list_held(found) if array == "gt_label" else None
         outcomes.append(Outcome(digest=digest, held=held))
     if job.store is not None:

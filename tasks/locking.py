@@ -99,7 +99,11 @@ def hold_workspace(root: Path, what: str, *, wait: bool | None = None) -> Iterat
         yield None
         return
     before = os.environ.get(HELD)
-    os.environ[HELD] = _take_over(lock, place, what)
+    try:
+        os.environ[HELD] = _take_over(lock, place, what)
+    except BaseException:  # a full disk, for one
+        _close(lock)
+        raise
     try:
         yield lock
     finally:

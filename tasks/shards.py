@@ -7,10 +7,12 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver
 from typing import TypeVar
 
 from tasks import console
+from tasks.errors import UserError
 from tasks.lifetime import end_with
 
 _MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the parts that hold it
@@ -69,6 +71,11 @@ def map_shards(
         results = pool.map(function, jobs)
         try:
             yield from console.track(results, description, total=len(jobs))
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a process at work on {description!r} was killed by the system, most likely because memory "
+                "ran out: end what else needs it, or set compute.workers=1; finished shards were kept"
+            ) from error
         except BaseException:
             processes = list(pool._processes.values())
             pool.shutdown(wait=False, cancel_futures=True)

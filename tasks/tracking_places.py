@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import functools
+import logging
 import os
 import re
 import time
@@ -110,6 +111,8 @@ def _connect(uri: str, work: Path) -> Any:
     """Connect, one process at a time: two that create the database at once break it."""
     import mlflow
 
+    # of a full disk it would log the whole traceback, before the error that we tell in a line
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     work.mkdir(parents=True, exist_ok=True)
     with (work / "mlflow.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

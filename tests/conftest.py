@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from shared_folders import build_once
-from toy_project import build_toy
+from toy_project import build_toy, run_dvc, take_bodies
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("DVC_NO_ANALYTICS", "1")
@@ -38,3 +39,29 @@ def empty_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def toy_project(tmp_path: Path) -> Path:
     """A project with the real graph, params and command line, and toy bodies for the stages."""
     return build_toy(tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A toy project after ``dvc repro``. Not to be changed: use `done_project`."""
+
+    def build(place: Path) -> None:
+        root = build_toy(place / "toy")
+        run_dvc(root, "repro")
+        take_bodies(root)
+
+    return build_once("done", build, tmp_path_factory) / "toy"
+
+
+@pytest.fixture
+def done_project(done_once: Path, tmp_path: Path) -> Path:
+    """A toy project in which every stage was run by ``dvc repro``."""
+    return shutil.copytree(done_once, tmp_path / "toy")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which every stage ran, on a handful of pictures. Not to be changed: copy it."""
+    from tiny_project import run_everything
+
+    return build_once("tiny", run_everything, tmp_path_factory)

@@ -18,7 +18,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.image import read_image, read_mask
+from dsrg.image import fit_size, read_image, read_mask, read_scaled_image, scale_image
 from dsrg.sources.files import compose, describe_strange_name, strip_suffix
 from dsrg.sources.regions import Drawing
 
@@ -100,6 +100,12 @@ class Reader(Protocol):
         """Read one picture: (H, W, 3) uint8; DecodeError where it is broken."""
         ...
 
+    def read_scaled_image(self, record: Record, canvas: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Read one picture scaled down to the canvas: (h, w, 3) uint8, and its (H, W) before."""
+        image = self.read_image(record)
+        original = (image.shape[0], image.shape[1])
+        return scale_image(image, fit_size(original, canvas)), original
+
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none; DecodeError if it is broken."""
         ...
@@ -115,6 +121,10 @@ class FileReader:
     def read_image(self, record: Record) -> NDArray[np.uint8]:
         """Read one picture: (H, W, 3) uint8."""
         return read_image(Path(record.picture))  # type: ignore[arg-type]
+
+    def read_scaled_image(self, record: Record, canvas: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """Read one picture scaled down to the canvas: (h, w, 3) uint8, and its (H, W) before."""
+        return read_scaled_image(Path(record.picture), canvas)  # type: ignore[arg-type]
 
     def read_saliency(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one saliency map: (H, W) uint8, or None where there is none."""

@@ -1,4 +1,4 @@
-"""What costs seconds and is made once: Prefect's test server, one run of the toy, one of the whole method."""
+"""What costs seconds and is made once: Prefect's test server, a workspace that can draw."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from shared_folders import build_once
-from toy_project import build_toy, run_dvc, take_bodies
 
 
 @pytest.fixture(scope="session")
@@ -18,32 +17,6 @@ def prefect_server() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=600):
         yield
-
-
-@pytest.fixture(scope="session")
-def done_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A toy project after ``dvc repro``. Not to be changed: use `done_project`."""
-
-    def build(place: Path) -> None:
-        root = build_toy(place / "toy")
-        run_dvc(root, "repro")
-        take_bodies(root)
-
-    return build_once("done", build, tmp_path_factory) / "toy"
-
-
-@pytest.fixture
-def done_project(done_once: Path, tmp_path: Path) -> Path:
-    """A toy project in which every stage was run by ``dvc repro``."""
-    return shutil.copytree(done_once, tmp_path / "toy")
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which every stage ran, on a handful of pictures. Not to be changed: copy it."""
-    from tiny_project import run_everything
-
-    return build_once("tiny", run_everything, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from dsrg.image import (
     place_on_canvas,
     read_image,
     read_mask,
+    read_scaled_image,
     scale_image,
     scale_label_map,
 )
@@ -239,6 +240,38 @@ def test_scaling_down_averages_pictures_and_picks_ids() -> None:
     assert np.abs(scaled[2:-2, 2:-2].astype(int) - 127).max() < 8
     label_map = np.where(checks, 7, 255).astype(np.uint8)
     assert set(np.unique(scale_label_map(label_map, (16, 24)))) <= {7, 255}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("shape", [(300, 500), (500, 300), (100, 60)])
+def test_a_large_jpeg_is_decoded_small_and_looks_the_same(
+    tmp_path: Path, shape: tuple[int, int], orientation: int
+) -> None:
+    """Of 500 pixels for a canvas of 64 libjpeg decodes half; 100 are too few for that, and are equal."""
+    rng = np.random.default_rng(3)
+    coarse = Image.fromarray(rng.integers(0, 256, (10, 10, 3), np.uint8))
+    exif = Image.Exif()
+    exif[274] = orientation
+    coarse.resize(shape[::-1], Image.Resampling.BICUBIC).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    whole = read_image(tmp_path / "a.jpg")
+    picture, original = read_scaled_image(tmp_path / "a.jpg", 64)
+    plain = scale_image(whole, fit_size(whole.shape, 64))
+    assert original == whole.shape[:2]
+    assert picture.shape == plain.shape
+    difference = np.abs(picture.astype(int) - plain)
+    assert difference.mean() < 1
+    assert (difference.max() == 0) == (max(shape) < 192)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif", "a.webp", "a.gif"])
+def test_reading_for_a_canvas_equals_reading_and_scaling(tmp_path: Path, name: str) -> None:
+    picture = np.random.default_rng(4).integers(0, 256, (40, 60, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / name)
+    for canvas in (32, 64):
+        scaled, original = read_scaled_image(tmp_path / name, canvas)
+        whole = read_image(tmp_path / name)
+        assert original == (40, 60)
+        np.testing.assert_array_equal(scaled, scale_image(whole, fit_size(whole.shape, canvas)))
 
 
 def test_scaling_moves_picture_and_label_map_alike() -> None:

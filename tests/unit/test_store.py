@@ -179,3 +179,23 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     store.read_image(0)
     with pytest.raises(StoreError, match=r"shard 1 is damaged .* Run: dvc repro -f ingest"):
         store.read_image(64)
+
+
+def test_a_flipped_bit_never_changes_a_picture(tmp_path: Path) -> None:
+    """It is found by the checksum of its chunk, or of the shard's index, or it is one that nobody reads."""
+    write_images(tmp_path / "a", 3)
+    shard = next(file for file in (tmp_path / "a" / "image" / "c").rglob("*") if file.is_file())
+    whole = shard.read_bytes()
+    intact = [ImageStore(tmp_path / "a").read_image(row) for row in range(3)]
+    places = np.linspace(0, len(whole) - 1, 300).astype(int)
+    found = 0
+    for place in places:
+        shard.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        store = ImageStore(tmp_path / "a")
+        for row in range(3):
+            try:
+                np.testing.assert_array_equal(store.read_image(row), intact[row])
+            except StoreError as error:
+                assert "shard 0 is damaged" in str(error)  # noqa: PT017
+                found += 1
+    assert found > 0.95 * len(places)

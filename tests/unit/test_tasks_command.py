@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 import types
@@ -40,6 +42,7 @@ def stage(monkeypatch: pytest.MonkeyPatch, project_root: Path) -> types.ModuleTy
             torch.OutOfMemoryError("CUDA out of memory"),
             "error: the GPU has too little memory: lower",
         ),
+        (MemoryError(), "error: memory ran out: end what else needs it"),
     ],
 )
 def test_an_error_is_one_line(
@@ -114,6 +117,15 @@ def test_a_failing_shard_ends_the_map(in_threads: bool):
     with pytest.raises(TypeError):
         jobs: list[Any] = [[1], 3, [2]]
         list(map_shards(len, jobs, workers=2, description="shards", in_threads=in_threads))
+
+
+def kill_yourself(job: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_the_system_kills_is_one_line():
+    with pytest.raises(UserError, match=r"a process at work on 'shards' was killed .* compute.workers=1"):
+        list(map_shards(kill_yourself, [1, 2], workers=2, description="shards"))
 
 
 def test_after_a_failing_shard_none_is_begun():

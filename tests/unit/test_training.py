@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch.utils.data import Dataset
 
 from dsrg.classification import classification_loss
 from dsrg.models.classifier import Classifier
+from dsrg.store import StoreError
 from dsrg.training import Progress, TrainingError, build_optimizer, choose_device, fit, freeze_batch_norm
 
 STEPS = 6
@@ -124,6 +127,58 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     assert told == []
     assert_equal_weights(again, finished)
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.999])
+def test_training_begins_anew_where_its_checkpoint_was_cut_short(tmp_path: Path, keep: float) -> None:
+    path = tmp_path / "last.ckpt"
+    train(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
+    told: list[int] = []
+    reasons: list[str] = []
+    again = train(path, on_step=lambda progress: told.append(progress.step), on_damage=reasons.append)
+    assert told[0] == 1
+    assert len(reasons) == 1
+    assert reasons[0].startswith(f"`{path}` is damaged (")
+    assert "\n" not in reasons[0]
+    assert_equal_weights(again, train())
+
+
+class KilledSamples(ToySamples):
+    """Their process is killed, as the system does when memory runs out."""
+
+    def __getitem__(self, number: int) -> Any:
+        if number == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(number)
+
+
+class DamagedSamples(ToySamples):
+    """A shard of them is damaged."""
+
+    def __getitem__(self, number: int) -> Any:
+        raise StoreError("`data/images.zarr` shard 1 is damaged (bad checksum). Run: dvc repro -f ingest")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("samples", "kind", "message"),
+    [
+        (KilledSamples(), TrainingError, r"^a process that loads pictures was killed .* compute.workers=1"),
+        (
+            DamagedSamples(),
+            StoreError,
+            r"^`data/images.zarr` shard 1 is damaged .*\. Run: dvc repro -f ingest$",
+        ),
+    ],
+)
+def test_what_goes_wrong_in_a_loader_is_one_line(
+    samples: ToySamples, kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message) as caught:
+        train(samples=samples, loader_workers=1)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
