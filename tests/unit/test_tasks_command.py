@@ -123,6 +123,7 @@ def kill_yourself(job: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_worker_that_the_system_kills_is_one_line():
     with pytest.raises(UserError, match=r"a process at work on 'shards' was killed .* compute.workers=1"):
         list(map_shards(kill_yourself, [1, 2], workers=2, description="shards"))
