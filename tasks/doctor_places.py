@@ -131,12 +131,12 @@ def check_machine(patient: Patient) -> Iterator[Finding]:
         yield Finding("machine", "warning", text, remedy)
     else:
         yield Finding("machine", "ok", text)
-    shared = Path("/dev/shm")
+    shared = Path("/dev/shm")  # noqa: S108 - looked at only
     if shared.is_dir() and cores > 1:
         state = os.statvfs(shared)
         size = state.f_blocks * state.f_frsize
         if size < _SHARED_MEMORY:
-            text = f"/dev/shm holds {size / 2**20:.0f} MiB: loaders may end with a bus error"
+            text = f"{shared} holds {size / 2**20:.0f} MiB: loaders may end with a bus error"
             yield Finding("machine", "warning", text, "in a container: start it with --shm-size=1g")
 
 
