@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,13 +120,24 @@ def _climb(place: Path) -> Path:
     return place
 
 
+def name_processor() -> str:
+    """Name the processor as the system does: what is measured or summed on one is not so on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def check_machine(patient: Patient) -> Iterator[Finding]:
     """Check cores, memory, and the shared memory that loaders hand pictures over in."""
     from tasks.shards import count_workers
 
     cores = count_workers(0)
     free = measure_memory()
-    text = f"{cores} cores, {free / _GIB:.1f} GiB of memory free"
+    system = f"{platform.system()} {platform.release()}, {name_processor()}"
+    text = f"{system}, {cores} cores, {free / _GIB:.1f} GiB of memory free"
     if free < _LITTLE_MEMORY:
         remedy = "end other programs; fewer processes: dsrg run --set compute.workers=1, a smaller batch_size"
         yield Finding("machine", "warning", text, remedy)
