@@ -8,6 +8,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from tasks.doctor_places import name_processor
+
 
 def write_result(bench: str, **numbers: Any) -> Path:
     """Write a bench's numbers to ``bench/NAME.json``, over those of the last time.
@@ -28,18 +30,8 @@ def write_result(bench: str, **numbers: Any) -> Path:
     about = {
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "processor": _name_processor(),
+        "processor": name_processor(),
         "cores": os.cpu_count(),
     }
     place.write_text(json.dumps({**about, **numbers}, indent=2) + "\n", encoding="utf-8")
     return place
-
-
-def _name_processor() -> str:
-    """Name the processor as the system does: the ratios of one are not those of another."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()

@@ -5,6 +5,7 @@ PIL speaks of (width, height); everything that leaves this module is (height, wi
 
 from __future__ import annotations
 
+import math
 import struct
 import warnings
 import zlib
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 100_000_000
+_MOST_UNDECODED = 4  # times that may lie in a JPEG of which only a part is decoded
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 # Named, because PIL would hand others to outside programs: Ghostscript for EPS.
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
@@ -89,7 +91,8 @@ def read_scaled_image(
     canvas : int
         ``S``: the longest side allowed, pixels; see :func:`fit_size`.
     max_pixels : int
-        Larger pictures are refused before they are decoded (decompression bombs).
+        Larger pictures are refused before they are decoded (decompression bombs); of a JPEG what is decoded
+        counts, if it is no more than four times as large itself.
 
     Returns
     -------
@@ -158,14 +161,14 @@ def _open_decoded(
             # Our own limit below speaks; PIL's remarks on odd metadata concern no pixel.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
+                original = (image.height, image.width)
+                if canvas is not None and math.prod(original) <= _MOST_UNDECODED * max_pixels:
+                    _decode_small(image, canvas)
                 if image.width * image.height > max_pixels:
                     raise DecodeError(
-                        f"is {image.height} x {image.width} pixels, more than the {max_pixels} allowed: "
+                        f"is {original[0]} x {original[1]} pixels, more than the {max_pixels} allowed: "
                         "scale it down"
                     )
-                original = (image.height, image.width)
-                if canvas is not None:
-                    _decode_small(image, canvas)
                 image.load()
                 if image.getexif().get(ExifTags.Base.Orientation) in _SWAPPED:
                     original = original[::-1]

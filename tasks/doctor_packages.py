@@ -15,6 +15,7 @@ _PROJECT = Path(__file__).resolve().parent.parent
 _NAME = "dsrg"
 _TESTED = ((3, 11), (3, 12))
 _WHY = {"fastapi": "newer ones break the server of Prefect 3.8: Body() has no argument min_items"}
+_TOLD = ("numpy", "zarr", "prefect", "dvc", "mlflow", "lightning", "timm")  # what a report of a bug needs
 _TORCHVISION = 15  # torch 2.N belongs to torchvision 0.(N + 15)
 # file names as torchvision publishes them, and their sizes
 _HUB = {
@@ -59,7 +60,8 @@ def check_packages(patient: Patient) -> Iterator[Finding]:
             said = f"{version}, but {demand.specifier} is demanded{why}"
             wrong.append(Finding(demand.name, "problem", said, f"pip install '{text}'"))
     if not wrong:
-        yield Finding("packages", "ok", f"{demanded}, each in a version that pyproject.toml allows")
+        told = ", ".join(f"{name} {find_version(name)}" for name in _TOLD)
+        yield Finding("packages", "ok", f"{demanded}, each in a version that pyproject.toml allows: {told}")
     yield from wrong
     yield from _check_torchvision()
 

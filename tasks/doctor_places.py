@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,24 +120,35 @@ def _climb(place: Path) -> Path:
     return place
 
 
+def name_processor() -> str:
+    """Name the processor as the system does: what is measured or summed on one is not so on another."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
 def check_machine(patient: Patient) -> Iterator[Finding]:
     """Check cores, memory, and the shared memory that loaders hand pictures over in."""
     from tasks.shards import count_workers
 
     cores = count_workers(0)
     free = measure_memory()
-    text = f"{cores} cores, {free / _GIB:.1f} GiB of memory free"
+    system = f"{platform.system()} {platform.release()}, {name_processor()}"
+    text = f"{system}, {cores} cores, {free / _GIB:.1f} GiB of memory free"
     if free < _LITTLE_MEMORY:
         remedy = "end other programs; fewer processes: dsrg run --set compute.workers=1, a smaller batch_size"
         yield Finding("machine", "warning", text, remedy)
     else:
         yield Finding("machine", "ok", text)
-    shared = Path("/dev/shm")
+    shared = Path("/dev/shm")  # noqa: S108 - looked at only
     if shared.is_dir() and cores > 1:
         state = os.statvfs(shared)
         size = state.f_blocks * state.f_frsize
         if size < _SHARED_MEMORY:
-            text = f"/dev/shm holds {size / 2**20:.0f} MiB: loaders may end with a bus error"
+            text = f"{shared} holds {size / 2**20:.0f} MiB: loaders may end with a bus error"
             yield Finding("machine", "warning", text, "in a container: start it with --shm-size=1g")
 
 

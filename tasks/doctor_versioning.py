@@ -33,7 +33,9 @@ def check_git(patient: Patient) -> Iterator[Finding]:
     else:
         _, version = _ask_git(patient, "--version")
         number = re.search(r"\d[\d.]*\d", version)
-        yield Finding("git", "ok", f"{number[0] if number else version}, repository {said.splitlines()[0]}")
+        text = f"{number[0] if number else version}, repository {said.splitlines()[0]}"
+        without, commit = _ask_git(patient, "describe", "--always", "--dirty=, changed since")
+        yield Finding("git", "ok", text + (", no commit yet" if without else f" at {commit}"))
         unknown, _ = _ask_git(patient, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
         if unknown:
             remedy = "git config --global user.name NAME; git config --global user.email ADDRESS"

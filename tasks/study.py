@@ -289,7 +289,7 @@ def _look_up(values: Any, key: str) -> Any:
 
 
 def _hash(path: Path) -> str:
-    return hashlib.md5(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else ""
 
 
 def main(arguments: list[str] | None = None) -> int:

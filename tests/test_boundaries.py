@@ -66,7 +66,13 @@ def test_stages_do_not_import_each_other():
 @pytest.mark.parametrize(
     ("package", "allowed"),
     [
-        ("mlflow", {f"tasks/tracking{part}.py" for part in ("", "_entries", "_model", "_places", "_pyfunc")}),
+        (
+            "mlflow",
+            {
+                f"tasks/tracking{part}.py"
+                for part in ("", "_entries", "_model", "_places", "_pyfunc", "_server")
+            },
+        ),
         ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_runs")}),
         ("prefect", PREFECT_MODULES),
         ("typer", COMMANDS),

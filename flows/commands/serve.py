@@ -1,4 +1,4 @@
-"""``dsrg serve``."""
+"""``dsrg serve`` and ``dsrg serve-model``."""
 
 from __future__ import annotations
 
@@ -32,3 +32,31 @@ def serve(
     from flows.serve import serve as serve_project
 
     serve_project(root, limit=limit, port=port, mlflow_port=mlflow_port, work_pool=work_pool)
+
+
+@app.command(
+    "serve-model",
+    epilog=list_examples(
+        ("dsrg serve-model models:/birds@champion", "the best that MLflow knows, on port 5001"),
+        ("dsrg serve-model birds --port 8000", "a folder with MLmodel"),
+    )
+    + "\n\nRequests and answers are those of `mlflow models serve`: docs/mlflow.md.",
+)
+def serve_model(
+    model: Annotated[
+        str, typer.Argument(help="models:/NAME@champion, runs:/RUN/segmenter, or a folder with MLmodel.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="0.0.0.0 lets other machines in, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 5001,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.001, help="Requests with larger bodies are refused.")
+    ] = 32.0,
+    at_once: Annotated[int, typer.Option(min=1, help="Requests at a time; others wait in line.")] = 1,
+    root: Root = Path(),
+) -> None:
+    """Answer pictures with masks over HTTP."""
+    from tasks.tracking_server import serve_model as serve
+
+    serve(model, root, host=host, port=port, max_megabytes=max_megabytes, at_once=at_once)

@@ -14,17 +14,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
 import numpy as np
+import psutil
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
 from ruamel.yaml import YAML
-from tiny_project import build_params, copy_workspace
+from tiny_project import PROJECT, build_params, copy_workspace
 
 from tasks import study, tracking
 from tasks.params import Params, read_params
@@ -280,18 +282,46 @@ def normalise(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-@pytest.fixture
-def served(workspace: Workspace, params: Params, tmp_path: Path) -> Iterator[str]:
+SERVERS = {
+    "mlflow": [
+        "-m",
+        "mlflow",
+        "models",
+        "serve",
+        "--env-manager",
+        "local",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        "{port}",
+        "-m",
+    ],
+    "dsrg": [
+        "-c",
+        "from flows.cli import main; main()",
+        "serve-model",
+        "--port",
+        "{port}",
+        "--max-megabytes",
+        "1",
+    ],
+}
+
+
+@pytest.fixture(params=SERVERS)
+def served(
+    request: pytest.FixtureRequest, workspace: Workspace, params: Params, tmp_path: Path
+) -> Iterator[str]:
     """Serve the champion as the documentation says; give the address."""
     study.log_study(params, workspace)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/synthetic@{CHAMPION}"]
-    command += ["--env-manager", "local", "-h", "127.0.0.1", "-p", str(port)]
+    words = [word.format(port=port) for word in SERVERS[request.param]]
+    command = [sys.executable, *words, f"models:/synthetic@{CHAMPION}"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "MLFLOW_TRACKING_URI": locate_tracking(workspace), "PATH": path}
-    environment.pop("PYTHONPATH", None)
+    environment["PYTHONPATH"] = str(PROJECT) if request.param == "dsrg" else ""
     with (tmp_path / "serve.log").open("w") as log:
         server = subprocess.Popen(
             command, cwd=tmp_path / "reports", env=environment, stdout=log, stderr=log, start_new_session=True
@@ -314,10 +344,10 @@ def served(workspace: Workspace, params: Params, tmp_path: Path) -> Iterator[str
 
 @pytest.mark.slow
 def test_the_served_champion_answers_files_and_arrays_but_reads_none_of_the_servers_own(
-    served: str, tmp_path: Path
+    served: str, tmp_path: Path, request: pytest.FixtureRequest
 ):
-    def ask(**request: Any) -> Any:
-        body = json.dumps(request).encode()
+    def ask(**content: Any) -> Any:
+        body = json.dumps(content).encode()
         asked = Request(served, body, {"Content-Type": "application/json"})
         with urlopen(asked, timeout=120) as answer:
             return json.loads(answer.read())["predictions"]
@@ -338,3 +368,35 @@ def test_the_served_champion_answers_files_and_arrays_but_reads_none_of_the_serv
     Image.fromarray(picture).save(tmp_path / "secret.png")
     with pytest.raises(OSError, match="400"):
         ask(inputs=[str(tmp_path / "secret.png")])
+    if "dsrg" in request.node.name:
+        with pytest.raises(OSError, match="413"):
+            ask(inputs=["A" * 2_000_000])
+        assert ask(inputs=picture[None].tolist())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("served", ["dsrg"], indirect=True)
+def test_two_thousand_requests_are_answered_each_by_its_own_mask_in_level_memory(served: str) -> None:
+    port = served.split(":")[2].partition("/")[0]
+    (server,) = (found for found in psutil.process_iter() if {"serve-model", port} <= set(found.cmdline()))
+
+    def ask(number: int) -> bool:
+        height, width = 24 + number % 13, 24 + number % 17
+        stream = io.BytesIO()
+        Image.fromarray(
+            np.random.default_rng(number).integers(0, 255, (height, width, 3), dtype=np.uint8)
+        ).save(stream, "PNG")
+        body = json.dumps({"inputs": [base64.b64encode(stream.getvalue()).decode()]}).encode()
+        asked = Request(served, body, {"Content-Type": "application/json"})
+        with urlopen(asked, timeout=120) as answer:
+            (found,) = json.loads(answer.read())["predictions"]
+        with Image.open(io.BytesIO(base64.b64decode(found["mask"]))) as mask:
+            return mask.size == (width, height) and found["height"] == height
+
+    memory = []
+    with ThreadPoolExecutor(8) as callers:
+        for start in range(0, 2000, 250):
+            assert all(callers.map(ask, range(start, start + 250)))
+            memory.append(server.memory_info().rss)
+    print(f"MiB after each 250: {[round(size / 2**20) for size in memory]}")
+    assert memory[-1] < 1.05 * memory[1]

@@ -197,6 +197,17 @@ def test_decompression_bombs_are_refused_before_decoding(tmp_path: Path) -> None
     assert read_image(tmp_path / "bomb.png", max_pixels=16_000_000).shape == (4000, 4000, 3)
 
 
+def test_of_a_large_jpeg_what_is_decoded_counts(tmp_path: Path) -> None:
+    Image.new("RGB", (1200, 900), RED).save(tmp_path / "a.jpg")
+    Image.new("RGB", (1200, 900), RED).save(tmp_path / "a.png")
+    picture, original = read_scaled_image(tmp_path / "a.jpg", 32, max_pixels=1_000_000)
+    assert (picture.shape, original) == ((24, 32, 3), (900, 1200))
+    refused = [("a.png", 1_000_000), ("a.jpg", 200_000)]  # not decoded small; more than four times as many
+    for name, max_pixels in refused:
+        with pytest.raises(DecodeError, match=rf"is 900 x 1200 pixels, more than the {max_pixels} allowed"):
+            read_scaled_image(tmp_path / name, 32, max_pixels=max_pixels)
+
+
 def test_floating_point_pictures_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((2, 2), np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(DecodeError, match=r"floating-point"):
