@@ -24,6 +24,7 @@ import numpy as np
 import psutil
 import pytest
 from mlflow import MlflowClient
+from package_needs import close_over, normalise
 from PIL import Image
 from ruamel.yaml import YAML
 from tiny_project import PROJECT, build_params, copy_workspace
@@ -260,26 +261,6 @@ def test_the_champion_loads_in_a_process_of_its_own_with_what_it_lists(
     used = {normalise(home) for module in found["modules"] for home in homes.get(module, [])}
     ours = {normalise(re.split(r"[^\w.-]", need, maxsplit=1)[0]) for need in requires("dsrg") or []}
     assert (used & ours) - allowed == set()
-
-
-def close_over(names: list[str]) -> set[str]:
-    """Close over what packages require, extras included where they are installed."""
-    seen: set[str] = set()
-    waiting = [normalise(name) for name in names]
-    while waiting:
-        name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            try:
-                needs = requires(name) or []
-            except ModuleNotFoundError:
-                continue
-            waiting += [normalise(re.split(r"[^\w.-]", need, maxsplit=1)[0]) for need in needs]
-    return seen
-
-
-def normalise(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 SERVERS = {
