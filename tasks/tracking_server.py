@@ -22,7 +22,6 @@ from tasks.workspace import Workspace
 
 MEGABYTE = 2**20
 BACKLOG = 128  # requests that wait; more are refused at once
-_SERVED = "__pyfunc_model_path__"  # tells `ServedSegmenter` that paths would be the server's own
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -129,7 +128,8 @@ def serve_model(named: str, root: Path, *, host: str, port: int, max_megabytes: 
                     f"`{named}` holds no MLmodel: name a folder that does, or models:/NAME@champion"
                 )
             folder = download_model(named, Workspace(root), Path(place))
-        os.environ[_SERVED] = str(folder)
+        # as its own command does: it tells `ServedSegmenter` that paths would be the server's own
+        os.environ[scoring_server._SERVER_MODEL_PATH] = str(folder)
         app = scoring_server.init(load_model(str(folder)))
         limited = Limits(app, max_bytes=int(max_megabytes * MEGABYTE), at_once=at_once)
         settings = uvicorn.Config(limited, log_level="warning", limit_concurrency=BACKLOG)

@@ -108,6 +108,17 @@ def run_everything(root: Path) -> tuple[Params, Workspace]:
     return params, workspace
 
 
+def remake_labels(params: Params, workspace: Workspace) -> dict[str, str]:
+    """Remove all that leads to pseudo-labels but pictures, make it anew; return what it hashes to."""
+    for made in ("classifier.safetensors", "cams.zarr", "cues.zarr", "rounds"):
+        place = workspace.path("data") / made
+        place.unlink() if place.is_file() else shutil.rmtree(place)
+    with without_tracking():
+        for stage in list_label_stages(params):
+            run_stage(params, workspace, stage)
+    return hash_outputs(workspace.root, list_outputs(params))
+
+
 def ingest(params: Params, workspace: Workspace) -> None:
     """Ingest, then take the classes away from two pictures: real data holds such."""
     run_stage(params, workspace, "ingest")

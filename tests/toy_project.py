@@ -78,15 +78,32 @@ def run_dvc(root: Path, *arguments: str) -> str:
     return said
 
 
+def run_dsrg(root: Path, *arguments: str) -> str:
+    """Run the command line as a person would, with its own Prefect home; return all it said."""
+    environment = {**build_environment(root), "PREFECT_HOME": str(root / ".prefect")}
+    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def build_environment(root: Path) -> dict[str, str]:
+    """Build the environment in which a project's own code is what runs."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(root)}
+
+
 def start_in(root: Path, module: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     """Start ``python -m MODULE`` in a project, with the project's own code."""
-    variables = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(root),
-        "PYTHONUNBUFFERED": "1",
-        **environment,
-    }
+    variables = {**build_environment(root), "PYTHONUNBUFFERED": "1", **environment}
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         cwd=root,

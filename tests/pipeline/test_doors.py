@@ -6,37 +6,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from tiny_project import build_params, hash_outputs, list_outputs, write_params
-from toy_project import build_toy, copy_project, run_dvc, take_bodies
+from toy_project import build_toy, copy_project, run_dsrg, run_dvc, take_bodies
 
 # mlflow's own imports warn, version by version
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600), pytest.mark.filterwarnings("ignore")]
-
-
-def run_dsrg(root: Path, *arguments: str) -> str:
-    """Run the command line as a person would, with its own Prefect home; return all it said."""
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(root),
-        "PREFECT_HOME": str(root / ".prefect"),
-    }
-    for name in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
-        environment.pop(name, None)
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", *arguments],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def test_the_whole_method_through_both_doors(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tiny_project import build_params, hash_outputs, list_outputs, write_params
-from toy_project import copy_project, run_dvc
+from toy_project import build_environment, copy_project, run_dvc
 
 from flows.versioning import is_up_to_date, list_stages
 
@@ -50,12 +49,7 @@ class Project:
     kills: list[Kill] = field(default_factory=list)
 
     def start(self, door: str) -> subprocess.Popen[bytes]:
-        environment = {
-            **os.environ,
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "PYTHONPATH": str(self.root),
-            "PREFECT_HOME": str(self.root / ".prefect"),
-        }
+        environment = {**build_environment(self.root), "PREFECT_HOME": str(self.root / ".prefect")}
         with (self.root / "said.log").open("ab") as said:
             return subprocess.Popen(
                 [sys.executable, *DOORS[door]], cwd=self.root, env=environment, stdout=said, stderr=said

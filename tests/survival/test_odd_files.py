@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 from tiny_project import hash_outputs
-from toy_project import run_dvc, take_bodies
+from toy_project import run_dsrg, run_dvc, take_bodies
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -21,27 +19,7 @@ KEPT = ["data/cues.zarr", "data/rounds/2/pseudo_labels.zarr", "metrics", "report
 YEAR_2100, YEAR_1970 = 4_102_444_800, 1
 
 
-def run_door(door: str, root: Path) -> str:
-    """Run a project by a door; return what it said."""
-    if door == "dvc repro":
-        return run_dvc(root, "repro")
-    environment = {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-        "PYTHONPATH": str(root),
-        "PREFECT_HOME": str(root / ".prefect"),
-    }
-    environment.pop("PREFECT_API_URL", None)
-    done = subprocess.run(
-        [sys.executable, "-c", "from flows.cli import main; main()", "run"],
-        cwd=root,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+DOORS = {"dvc repro": lambda root: run_dvc(root, "repro"), "dsrg run": lambda root: run_dsrg(root, "run")}
 
 
 def remove_from_cache(root: Path, output: str) -> None:
@@ -55,12 +33,12 @@ def remove_from_cache(root: Path, output: str) -> None:
     (cache / files[0]["md5"][:2] / files[0]["md5"][2:]).unlink()
 
 
-@pytest.mark.parametrize("door", ["dvc repro", "dsrg run"])
+@pytest.mark.parametrize("door", DOORS)
 def test_what_was_deleted_from_the_cache_is_made_again(done_project: Path, door: str) -> None:
     before = hash_outputs(done_project, [LOST, *KEPT])
     remove_from_cache(done_project, LOST)
     shutil.rmtree(done_project / LOST)
-    run_door(door, done_project)
+    DOORS[door](done_project)
     assert take_bodies(done_project) == ["cams"]
     assert hash_outputs(done_project, [LOST, *KEPT]) == before
 
@@ -74,6 +52,6 @@ def test_a_clock_that_jumped_runs_nothing_again(done_project: Path, when: int) -
         done_project / "dvc.lock",
     ]:
         os.utime(place, (when, when))
-    run_door("dvc repro", done_project)
+    run_dvc(done_project, "repro")
     assert take_bodies(done_project) == []
     assert hash_outputs(done_project, [LOST, *KEPT]) == before
