@@ -190,10 +190,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
     _write_table(group, "original_size", index.original_sizes.astype(np.int32))
     _write_table(group, "image_labels", index.image_labels.astype(bool))
     for name, values in (("id", index.ids), ("split", index.splits)):
-        array = group.create_array(
-            name, shape=(count,), chunks=(count,), dtype=str, compressors=[ZstdCodec(level=3, checksum=True)]
-        )
-        array[:] = np.asarray(values, dtype=object)
+        _write_table(group, name, np.asarray(values, dtype=object), dtype=str)
     return group
 
 
@@ -211,12 +208,12 @@ def complete_index(path: Path, index: Index) -> None:
         array[:] = values
 
 
-def _write_table(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def _write_table(group: zarr.Group, name: str, values: NDArray[Any], *, dtype: Any = None) -> None:
     array = group.create_array(
         name,
         shape=values.shape,
         chunks=values.shape,
-        dtype=values.dtype,
+        dtype=dtype or values.dtype,
         compressors=[ZstdCodec(level=3, checksum=True)],
     )
     array[:] = values
