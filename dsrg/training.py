@@ -7,6 +7,7 @@ that dropout draws from is seeded by the step.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import time
@@ -276,6 +277,8 @@ def _resume(
     try:
         torch.load(checkpoint, map_location="meta", weights_only=True)  # before half of it lies in the model
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch raises where bytes lack
+            raise  # the disk's fault: the checkpoint may be whole
         checkpoint.unlink()
         if on_damage is not None:
             on_damage(f"`{checkpoint}` is damaged ({str(error).partition(chr(10))[0]})")

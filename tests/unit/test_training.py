@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import signal
@@ -143,6 +144,22 @@ def test_training_begins_anew_where_its_checkpoint_was_cut_short(tmp_path: Path,
     assert reasons[0].startswith(f"`{path}` is damaged (")
     assert "\n" not in reasons[0]
     assert_equal_weights(again, train())
+
+
+def test_a_checkpoint_that_may_not_be_read_now_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "last.ckpt"
+    train(path)
+    whole = path.read_bytes()
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(PermissionError):
+        train(path)
+    assert path.read_bytes() == whole
 
 
 class KilledSamples(ToySamples):
