@@ -58,7 +58,14 @@ TRAINING = frozenset(stage.name for stage in STAGES if stage.trains)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stage named on the command line; return the exit status."""
+    """Run the stage named on the command line; return the exit status.
+
+    ``study`` is no stage, and may be run by a warm process all the same.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["study"]:
+        study = importlib.import_module("tasks.study")
+        return int(study.main(words[1:]))
     options = _parse(arguments)
     raise_on_sigterm()
     end_with_starter()
