@@ -12,7 +12,7 @@ COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 PYTEST_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup test test-slow test-browser lint repro serve ui clean
+.PHONY: help demo setup test test-slow test-browser lint audit repro serve ui clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ lint: $(READY_TEST) ## format check, ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+audit: $(BIN)/python ## ask PyPI which of the pinned packages have known weaknesses (needs the network)
+	$(BIN)/python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --disable-pip-version-check -q pip-audit
+	$(VENV)/audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
 
 repro: $(READY) ## the same pipeline through DVC alone
 	$(BIN)/dsrg stages

@@ -10,12 +10,14 @@ from __future__ import annotations
 import errno
 import math
 import os
+import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, Literal
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,8 @@ from dsrg.samples import SampleNumbers
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+# what zipfile, torch and pickle make of wrong bytes
+_DAMAGES = (BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError, struct.error)
 
 
 class TrainingError(Exception):
@@ -275,8 +279,9 @@ def _resume(
     if checkpoint is None or not checkpoint.is_file():
         return 0
     try:
+        _check_sums(checkpoint)
         torch.load(checkpoint, map_location="meta", weights_only=True)  # before half of it lies in the model
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError) as error:
+    except _DAMAGES as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch raises where bytes lack
             raise  # the disk's fault: the checkpoint may be whole
         checkpoint.unlink()
@@ -288,6 +293,14 @@ def _resume(
     step = state["step"]
     assert isinstance(step, int)
     return step
+
+
+def _check_sums(checkpoint: Path) -> None:
+    """Hold the bytes against the checksums in torch's archive, at which torch itself does not look."""
+    with ZipFile(checkpoint) as archive:
+        record = archive.testzip()
+    if record is not None:
+        raise ValueError(f"bad checksum of {record}")
 
 
 def _save(fabric: Any, model: nn.Module, optimizer: Any, step: int, checkpoint: Path) -> None:

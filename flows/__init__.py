@@ -6,11 +6,13 @@ telemetry, and time enough for a first start of Prefect's temporary server on a 
 
 import os
 
+STARTUP_SECONDS = 600.0
+
 _DEFAULTS = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "600",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": f"{STARTUP_SECONDS:.0f}",
 }
 for _name, _value in _DEFAULTS.items():
     os.environ.setdefault(_name, _value)

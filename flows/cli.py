@@ -23,7 +23,7 @@ EXAMPLES = list_examples(
 )
 EXIT_STATUS = """
 Exit status: 0 done; 1 a check found something wrong (check, doctor), or a bug, with a traceback; 2 wrong
-usage, params or data, one line for each on stderr; 130 stopped by Ctrl-C.
+usage, params or data, one line for each on stderr; 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 app = open_group(

@@ -14,6 +14,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from flows.own_server import OwnServer, use_server
+from flows.reach import find_api, is_there
 from tasks import console
 from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import keep_lock
@@ -76,23 +78,33 @@ def _run(root: str, *kept: str) -> int:
 
 def _run_with_prefect(root: Path) -> int | None:
     """Run the flow; return the exit status, or None where Prefect's server is not there or went away."""
+    server = None if os.environ.get("PREFECT_API_URL") else OwnServer(root)
+    if server is not None:
+        console.say("Prefect  starts for this run")
     from prefect.settings import get_current_settings
 
-    from flows.reach import find_api, is_there
     from flows.unattended import quieten
 
     named = get_current_settings().api.url
-    if named and not is_there(named):
-        return None
-    from flows.pipeline import run_pipeline
+    if named and server is not None:  # in Prefect's own settings
+        server.stop()
+        server = None
+    with contextlib.nullcontext() if server is None else use_server(server):
+        from flows.pipeline import run_pipeline
+        from flows.story import say_once
 
-    quieten()
-    try:
-        state = run_pipeline(root=str(root), return_state=True)
-    except Exception:
-        if is_there(find_api()):
-            raise
-        return None
+        if server is None and not is_there(named or ""):
+            return None
+        if server is not None and not server.is_ready():
+            say_once(f"it did not start, {server.log} says why")
+            return None
+        quieten()
+        try:
+            state = run_pipeline(root=str(root), return_state=True)
+        except Exception:
+            if is_there(find_api()):
+                raise
+            return None
     if not state.is_completed():
         console.fail(state.message or "the run failed; its log says why")
         return 2

@@ -24,6 +24,8 @@ from tasks.workspace import WORK
 HOST = "127.0.0.1"
 START_SECONDS = 600.0
 _STOP_SECONDS = 20.0
+_POLL_SECONDS = 3.0
+_MLFLOW_WORKERS = "2"  # of 200 MB each; by itself it starts four
 
 
 def serve(
@@ -83,7 +85,8 @@ def _run(project: Path, *, limit: int) -> None:
     from tasks.params import read_params
 
     os.environ.update(watched_by_children())  # runs must not outlive this process: nobody would cancel them
-    runner = Runner(name="dsrg", limit=None)
+    # the server alone would let any of those that wait go next, after up to 30 s
+    runner = Runner(name="dsrg", limit=limit, query_seconds=_POLL_SECONDS)
     offers = list_offers(read_params(project / "params.yaml"))
     ids = [cast(UUID, runner.add_deployment(build_deployment(offer))) for offer in offers]
     ensure_gpu_limit()
@@ -158,6 +161,7 @@ def find_mlflow(project: Path, *, port: int) -> Iterator[str]:
         yield url
         return
     command = ["mlflow", "ui", "--backend-store-uri", store, "--host", HOST, "--port", str(port)]
+    command += ["--workers", _MLFLOW_WORKERS]
     with _server("MLflow", command, project, f"{url}/health", log="mlflow-server.log"):
         yield url
 
@@ -177,6 +181,7 @@ def _server(what: str, arguments: list[str], project: Path, health: str, *, log:
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 # by itself the page asks port 4200 of 127.0.0.1, whichever port it came from
                 "PREFECT_UI_API_URL": os.environ.get("PREFECT_UI_API_URL", "/api"),
+                "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",  # who waits in line is not late
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven processes for jobs nobody starts
             },
             stdout=file,

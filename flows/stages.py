@@ -107,7 +107,7 @@ def _track_study(root: Path, experiment: str | None) -> None:
     """Have the run's results written to MLflow, whether its stages ran or were up to date."""
     log = get_run_logger()
     about = {**_describe_run(), **({"DSRG_EXPERIMENT": experiment} if experiment else {})}
-    status, _ = run_child([sys.executable, "-m", "tasks.study"], root, on_line=log.info, environment=about)
+    status, _ = run_child([sys.executable, "-m", "tasks", "study"], root, on_line=log.info, environment=about)
     if status:
         log.warning("the results were not written to MLflow; once it works: python -m tasks.study")
 

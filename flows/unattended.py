@@ -36,7 +36,7 @@ def run_alone(root: Path) -> int:
     except (UserError, StageKilledError) as error:
         console.fail(str(error))
         return 2
-    run_child([sys.executable, "-m", "tasks.study"], root, on_line=_show)
+    run_child([sys.executable, "-m", "tasks", "study"], root, on_line=_show)
     return 0
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 # Threads that spin while they wait for a core cost a training step up to five times its time as soon
 # as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
@@ -26,7 +24,7 @@ if __name__ == "__main__":  # before anything is imported that a warm process ha
 from tasks import console, journal
 from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
-from tasks.lifetime import end_with_starter
+from tasks.lifetime import Terminated, end_with_starter, raise_on_sigterm
 from tasks.locking import hold_workspace
 from tasks.params import check_round, check_source, read_params
 from tasks.shards import prepare_loaders
@@ -60,17 +58,24 @@ TRAINING = frozenset(stage.name for stage in STAGES if stage.trains)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stage named on the command line; return the exit status."""
+    """Run the stage named on the command line; return the exit status.
+
+    ``study`` is no stage, and may be run by a warm process all the same.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["study"]:
+        study = importlib.import_module("tasks.study")
+        return int(study.main(words[1:]))
     options = _parse(arguments)
-    signal.signal(signal.SIGTERM, _raise_exit)
+    raise_on_sigterm()
     end_with_starter()
     label = options.stage + (f"@{options.round}" if options.round else "")
     try:
         _run(options.stage, options.round, options.root)
+    except Terminated:
+        return _tell_stopped(label, "SIGTERM", 143)
     except KeyboardInterrupt:
         return _tell_stopped(label, "Ctrl-C", 130)
-    except _Terminated:
-        return _tell_stopped(label, "SIGTERM", 143)
     except Exception as error:
         message = _describe(error)
         if message is None or os.environ.get("DSRG_TRACEBACK") == "1":
@@ -120,15 +125,6 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     if options.stage not in in_rounds and options.round is not None:
         parser.error(f"stage {options.stage} runs once, not per round: leave out --round")
     return options
-
-
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
-def _raise_exit(number: int, frame: FrameType | None) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise _Terminated
 
 
 def _tell_stopped(label: str, why: str, status: int) -> int:

@@ -16,10 +16,25 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from types import FrameType
 
 WATCHED = "DSRG_ENDS_WITH"
 GRACE_SECONDS = 30.0  # after which a process that was told to end is killed
 _POLL_SECONDS = 0.5
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived; what Ctrl-C would end in good order ends so too."""
+
+
+def raise_on_sigterm() -> None:
+    """Have SIGTERM raise :class:`Terminated`, once: those that follow do not disturb the end."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+
+
+def _raise_terminated(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated
 
 
 def watched_by_children() -> Mapping[str, str]:

@@ -7,21 +7,26 @@ body over a limit is refused while it arrives, and requests wait in line for the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import console
 from tasks.errors import UserError
 from tasks.tracking_model import download_model
 from tasks.workspace import Workspace
 
+if TYPE_CHECKING:
+    import uvicorn
+
 MEGABYTE = 2**20
 BACKLOG = 128  # requests that wait; more are refused at once
+LINGER_S = 30.0  # how long the rest of a body that was refused is taken, and dropped
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -51,9 +56,9 @@ class Limits:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        body = await self._read(scope, receive)
+        body, more = await self._read(scope, receive)
         if body is None:
-            await self._refuse(send)
+            await self._refuse(receive if more else None, send)
             return
         waiting: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -63,30 +68,57 @@ class Limits:
         async with self._turns:
             await self._app(scope, replay, send)
 
-    async def _read(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
-        """Read the body; None as soon as it is too long."""
+    async def _read(self, scope: MutableMapping[str, Any], receive: Receive) -> tuple[bytes | None, bool]:
+        """Read the body, None as soon as it is too long; and whether more of it is to come."""
         announced = dict(scope["headers"]).get(b"content-length", b"0")
         if not announced.isdigit() or int(announced) > self._max_bytes:
-            return None
+            return None, True
         body = bytearray()
         while True:
             message = await receive()
             body += message.get("body", b"")
+            more = message.get("more_body", False)
             if len(body) > self._max_bytes:
-                return None
-            if not message.get("more_body", False):
-                return bytes(body)
+                return None, more
+            if not more:
+                return bytes(body), False
 
-    async def _refuse(self, send: Send) -> None:
+    async def _refuse(self, rest: Receive | None, send: Send) -> None:
         said = f"a body holds at most {self._max_bytes / MEGABYTE:g} MiB: send fewer or smaller pictures"
         content = json.dumps({"error": said}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
-            (b"connection", b"close"),  # what of the body is still to come is not read
+            (b"connection", b"close"),
         ]
         await send({"type": "http.response.start", "status": 413, "headers": headers})
-        await send({"type": "http.response.body", "body": content})
+        await send({"type": "http.response.body", "body": content, "more_body": True})
+        if rest is not None:
+            # callers that listen only once they have sent all would meet a broken pipe instead of the answer
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LINGER_S):
+                    while (await rest()).get("more_body", False):
+                        pass
+        await send({"type": "http.response.body", "body": b""})
+
+
+def build_server(app: Limits, *, backlog: int = BACKLOG) -> uvicorn.Server:
+    """Build the HTTP server of an app.
+
+    Parameters
+    ----------
+    app : Limits
+    backlog : int
+        Connections that are held; more are answered by status 503.
+
+    Returns
+    -------
+    uvicorn.Server
+        Not listening yet.
+    """
+    import uvicorn
+
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", limit_concurrency=backlog))
 
 
 def serve_model(named: str, root: Path, *, host: str, port: int, max_megabytes: float, at_once: int) -> None:
@@ -110,13 +142,13 @@ def serve_model(named: str, root: Path, *, host: str, port: int, max_megabytes: 
     UserError
         No such model, or the port is taken.
     """
-    import uvicorn
     from mlflow.pyfunc import load_model, scoring_server
 
     with socket.socket() as listener, tempfile.TemporaryDirectory(prefix="dsrg-model-") as place:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((host, port))
+            listener.listen()
         except OSError as error:
             raise UserError(
                 f"{host}:{port} cannot be had ({error.strerror}): choose another --port"
@@ -132,7 +164,6 @@ def serve_model(named: str, root: Path, *, host: str, port: int, max_megabytes: 
         os.environ[scoring_server._SERVER_MODEL_PATH] = str(folder)
         app = scoring_server.init(load_model(str(folder)))
         limited = Limits(app, max_bytes=int(max_megabytes * MEGABYTE), at_once=at_once)
-        settings = uvicorn.Config(limited, log_level="warning", limit_concurrency=BACKLOG)
         address = "http://{}:{}".format(*listener.getsockname()[:2])
         console.say(f"{named} answers at {address}/invocations; Ctrl-C ends it")
-        uvicorn.Server(settings).run(sockets=[listener])
+        build_server(limited).run(sockets=[listener])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 WITHOUT = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "PREFECT_TESTING_TEST_MODE", "PREFECT_TEST_MODE")
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -89,6 +91,17 @@ class ServedProject:
         self._process.send_signal(how)
         self._process.wait(90)
         self._process = None
+
+    def measure_memory(self) -> int:
+        """Measure what ``dsrg serve`` and its servers hold, without the runs: their resident sets, bytes."""
+        assert self._process is not None
+        served = psutil.Process(self._process.pid)
+        held = 0
+        for process in [served, *served.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if not Path(process.cwd()).is_relative_to(self.root / ".work" / "runs"):
+                    held += process.memory_info().rss
+        return held
 
     def read_log(self) -> str:
         return self.log.read_text(errors="replace")

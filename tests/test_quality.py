@@ -16,7 +16,7 @@ LONGEST_MODULE = 400
     [
         ["ruff", "format", "--check", "."],
         ["ruff", "check", "."],
-        ["mypy"],
+        pytest.param(["mypy"], marks=pytest.mark.slow),  # half a minute where nothing is cached
     ],
     ids=["format", "lint", "types"],
 )

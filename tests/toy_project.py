@@ -23,8 +23,11 @@ LATER_THAN_REFINE = [
 TOY_STUDY = """
 from pathlib import Path
 
-Path(".work").mkdir(exist_ok=True)
-Path(".work/tracked.json").write_text('{"run_id": "toy", "experiment_id": "1"}')
+
+def main(arguments=None):
+    Path(".work").mkdir(exist_ok=True)
+    Path(".work/tracked.json").write_text('{"run_id": "toy", "experiment_id": "1"}')
+    return 0
 """
 
 

@@ -41,16 +41,18 @@ def run(
     from flows.params_file import edit_params
     from flows.runner import run_flow
     from flows.versioning import prepare
+    from tasks.lifetime import Terminated, raise_on_sigterm
     from tasks.locking import hold_workspace
 
     prepare(root)
+    raise_on_sigterm()
     try:
         with hold_workspace(root, "dsrg run", wait=wait or None) as lock:
             edit_params(root, folder=path, preset=preset, rounds=rounds, settings=set_ or [])
             status = run_flow(root, lock=lock)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         console.fail("stopped; what is finished was kept: the same command continues there")
-        status = 130
+        status = 143 if isinstance(stop, Terminated) else 130
     if status:
         raise typer.Exit(status)
     _show_results(root)

@@ -36,7 +36,14 @@ def replace_truth(path: Path, kind: str) -> None:
     finish_store(path, digest=kind)
 
 
-@pytest.mark.parametrize("kind", ["noise", "unavailable", "gone"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "noise",
+        pytest.param("unavailable", marks=pytest.mark.slow),
+        pytest.param("gone", marks=pytest.mark.slow),
+    ],
+)
 def test_truth_changes_no_byte_of_weights_and_labels(tiny_run: Path, tmp_path: Path, kind: str) -> None:
     params = build_params()
     workspace = copy_workspace(tiny_run, tmp_path)

@@ -24,8 +24,8 @@ def _no_other_servers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def start_run(root: Path, api: str, home: Path) -> subprocess.Popen[str]:
-    environment = {"PREFECT_API_URL": api, "PREFECT_HOME": str(home)}
+def start_run(root: Path, api: str, home: Path, **environment: str) -> subprocess.Popen[str]:
+    environment |= {"PREFECT_API_URL": api, "PREFECT_HOME": str(home)}
     return start_in(root, "flows.cli", "run", **environment)
 
 
@@ -41,6 +41,18 @@ def test_a_server_that_is_down_is_named_once(toy_project: Path, tmp_path: Path):
     assert take_bodies(toy_project)[-1] == "report"
     run_dvc(toy_project, "repro")
     assert take_bodies(toy_project) == []
+
+
+def test_a_server_of_its_own_that_cannot_start_costs_nothing(toy_project: Path, tmp_path: Path):
+    database = f"sqlite+aiosqlite:///{tmp_path}/no/such/folder/prefect.db"
+    said = finish(
+        start_run(toy_project, "", tmp_path / "home", PREFECT_SERVER_DATABASE_CONNECTION_URL=database)
+    )
+    (line,) = [line for line in said.splitlines() if "Prefect's server does not answer" in line]
+    assert line.endswith("it did not start, " + str(toy_project / ".work/prefect-of-run.log") + " says why")
+    assert "unable to open database file" in (toy_project / ".work/prefect-of-run.log").read_text()
+    assert "Traceback" not in said
+    assert take_bodies(toy_project)[-1] == "report"
 
 
 def test_a_server_that_dies_costs_nothing(toy_project: Path, tmp_path: Path):

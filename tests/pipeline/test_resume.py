@@ -89,7 +89,11 @@ def test_a_killed_training_continues_from_its_checkpoint(tiny_run: Path, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("stage", "place"), [("cams", "data/cams.zarr"), ("refine@1", "data/rounds/1/pseudo_labels.zarr")]
+    ("stage", "place"),
+    [
+        pytest.param("cams", "data/cams.zarr", marks=pytest.mark.slow),
+        ("refine@1", "data/rounds/1/pseudo_labels.zarr"),
+    ],
 )
 def test_a_killed_map_stage_keeps_its_finished_shards(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str, place: str

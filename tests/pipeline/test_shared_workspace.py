@@ -120,7 +120,7 @@ def edit_params(project: Path) -> None:
     change_params(project, ingest__val_fraction=0.3)
 
 
-@pytest.mark.parametrize("door", ["dvc repro", "dsrg run"])
+@pytest.mark.parametrize("door", ["dvc repro", pytest.param("dsrg run", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("edit", "name"), [(edit_code, "tasks/ingest.py"), (edit_params, "params.yaml: ingest")]
 )

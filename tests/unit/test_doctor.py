@@ -92,7 +92,14 @@ def test_a_broken_package_stops_nothing(workspace: Path, broken: str):
     assert {"disk", "Prefect", "MLflow", "DVC", "git"} <= {finding.about for finding in findings}
 
 
-@pytest.mark.parametrize("broken", ["pydantic", "typer", "rich"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "pydantic",
+        pytest.param("typer", marks=pytest.mark.slow),
+        pytest.param("rich", marks=pytest.mark.slow),
+    ],
+)
 def test_there_is_a_way_where_the_command_line_is_broken(workspace: Path, broken: str):
     done = run_with_broken(workspace, broken, "tasks.doctor")
     assert done.returncode == 1

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
-from collections.abc import Awaitable, Callable, Iterable
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
-from tasks.tracking_server import MEGABYTE, Limits
+from tasks.tracking_server import MEGABYTE, Limits, build_server
 
 Scope = dict[str, Any]
 
@@ -55,7 +60,7 @@ async def no_work(body: bytes) -> None:
         ([b""], None, 200),
         ([b"abcde"], "5", 413),
         ([b"ab"], "5", 413),  # refused by what it announces, before it comes
-        ([b"abc", b"de", b"never read"], None, 413),
+        ([b"abc", b"de", b"read and dropped"], None, 413),
         ([b"abcde"], "1", 413),  # announced too little
         ([b"a"], "-1", 413),
         ([b"a"], "many", 413),
@@ -109,3 +114,66 @@ def test_a_request_that_fails_gives_its_turn_back() -> None:
         return (await asyncio.wait_for(post(app, [b"good"]), 1))[0]
 
     assert asyncio.run(post_both()) == 200
+
+
+@contextlib.contextmanager
+def serving(app: Limits, **settings: int) -> Iterator[str]:
+    """Let the real server listen; yield its address."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        server = build_server(app, **settings)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield "http://{}:{}".format(*listener.getsockname())
+        finally:
+            server.should_exit = True
+            thread.join(30)
+        assert not thread.is_alive()
+
+
+def ask(address: str, body: Any) -> tuple[int, bytes]:
+    # urllib sends all before it listens
+    try:
+        with urlopen(Request(address, body), timeout=60) as answer:
+            return answer.status, answer.read()
+    except HTTPError as error:
+        return error.code, error.read()
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["with its length", "in chunks"])
+def test_a_caller_that_sends_far_too_much_is_told_so(announced: bool) -> None:
+    body = bytes(30 * MEGABYTE)
+    with serving(Limits(answer_by(no_work), max_bytes=MEGABYTE, at_once=1)) as address:
+        for _ in range(3):
+            status, said = ask(
+                address, body if announced else (body[i : i + 65536] for i in range(0, len(body), 65536))
+            )
+            assert (status, json.loads(said)["error"].partition(":")[0]) == (
+                413,
+                "a body holds at most 1 MiB",
+            )
+        assert ask(address, b"a little") == (200, b"a little")
+
+
+def test_more_callers_than_there_is_room_for_are_told_to_come_again() -> None:
+    held = threading.Event()
+
+    async def wait(body: bytes) -> None:
+        while not held.is_set():
+            await asyncio.sleep(0.01)
+
+    with serving(Limits(answer_by(wait), max_bytes=10, at_once=1), backlog=3) as address:
+        answers: list[int] = []
+        callers = [threading.Thread(target=lambda: answers.append(ask(address, b"a")[0])) for _ in range(8)]
+        for caller in callers:
+            caller.start()
+        while len(answers) < 5:
+            held.wait(0.01)
+        held.set()
+        for caller in callers:
+            caller.join(30)
+        assert ask(address, b"a") == (200, b"a")
+    assert set(answers) <= {200, 503}
+    assert answers.count(503) >= 5

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,12 +131,27 @@ def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
-@pytest.mark.parametrize("keep", [0, 100, 0.5, 0.999])
-def test_training_begins_anew_where_its_checkpoint_was_cut_short(tmp_path: Path, keep: float) -> None:
+def flip_bit(content: bytes, place: float) -> bytes:
+    changed = bytearray(content)
+    changed[int(place * len(content))] ^= 16
+    return bytes(changed)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda whole, keep=keep: whole[:keep] for keep in (0, 100, -1)),
+        lambda whole: whole[: len(whole) // 2],
+        *(lambda whole, place=place: flip_bit(whole, place) for place in (0.3, 0.5, 0.7)),
+        lambda _: b"no archive at all",
+    ],
+)
+def test_training_begins_anew_where_its_checkpoint_is_damaged(
+    tmp_path: Path, damage: Callable[[bytes], bytes]
+) -> None:
     path = tmp_path / "last.ckpt"
     train(path)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
+    path.write_bytes(damage(path.read_bytes()))
     told: list[int] = []
     reasons: list[str] = []
     again = train(path, on_step=lambda progress: told.append(progress.step), on_damage=reasons.append)
