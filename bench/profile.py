@@ -1,10 +1,11 @@
 """Where the time goes: ``python -m bench.profile``.
 
-A whole run by ``dvc repro``, in a copy of the project with an empty cache, watched by py-spy (``pip install
+Every stage of a run, in a process of its own, in a copy of the project, watched by py-spy (``pip install
 py-spy``), which looks at every Python thread of every process a few times a second. What a thread does is
-told by the functions that it is in, the innermost that says anything first. Writes ``bench/profile.json``,
-a table of seconds by stage and by what was done; seconds of threads, so that two that work side by side
-count twice.
+told by the functions that it is in, the innermost that says anything first. Prints seconds of threads by
+stage and by what was done, so that two threads that work side by side count twice, and one that waits counts
+not; what torch and OpenVINO do in threads of their own is the caller's. Imports count in every stage; a run
+through a door imports once for all. Writes ``bench/profile.json``.
 
     python -m bench.profile
     python -m bench.profile --name butterfly10 ~/birds
@@ -27,8 +28,6 @@ from pathlib import Path
 from bench.results import write_result
 from flows.params_file import edit_params
 from flows.versioning import list_stages
-from tasks.journal import recall
-from tasks.workspace import Workspace
 from tests.toy_project import build_environment, copy_project
 
 RATE = 20  # looks a second
@@ -41,7 +40,7 @@ KINDS = {
     "CRF": r"\(dsrg/(crf|mean_field|lattice|dense_field|crf_params)\.py",
     "growing": r"\(dsrg/growing",
     "boundary and seed losses": r"\(dsrg/(losses|objectives)\.py",
-    "forward pass": r"\((torch/nn/|timm/|dsrg/models/|torchvision/)",
+    "forward pass": r"\((torch/nn/|timm/|dsrg/models/|dsrg/engines|torchvision/)",
     "crops and scaling of samples": r"\(dsrg/(samples|augment)",
     "stores": r"\((dsrg/store\.py|zarr/|numcodecs/)",
     "pictures read and scaled": r"\((dsrg/image\.py|PIL/)|dsrg/(sources|synthetic|duplicates)",
@@ -54,38 +53,34 @@ KINDS = {
     "DVC": r"\((dvc|dvc_data|dvc_objects|scmrepo|pygit2|git)/",
 }
 COMPILED = {kind: re.compile(pattern) for kind, pattern in KINDS.items()}
-STAGE = re.compile(r"^run \(tasks/(\w+)\.py")
 
 
-def watch(root: Path, place: Path) -> tuple[float, dict[str, float]]:
-    """Run the project under py-spy; return the seconds of the whole and, by the journal, of each stage."""
-    said = place / "said.log"
+def watch(root: Path, label: str, stacks: Path) -> float:
+    """Run one stage under py-spy; return its seconds by the clock."""
+    stage, _, key = label.partition("@")
     command = [
         *("py-spy", "record", "--subprocesses", "--rate", str(RATE), "--format", "raw", "--full-filenames"),
-        *("--output", str(place / "stacks.txt"), "--", sys.executable, "-m", "dvc", "repro"),
+        *("--output", str(stacks), "--", sys.executable, "-m", "tasks", stage),
+        *(["--round", key] if key else []),
     ]
+    said = stacks.with_suffix(".log")
     began = time.perf_counter()
     with said.open("w") as log:
         done = subprocess.run(command, cwd=root, env=build_environment(root), stdout=log, stderr=log)
     if done.returncode:
         raise SystemExit(said.read_text()[-3000:])
-    seconds = time.perf_counter() - began
-    workspace = Workspace(root)
-    return seconds, {stage: recall(workspace, stage)["seconds"] for stage in list_stages(root)}
+    return time.perf_counter() - began
 
 
-def sort_out(stacks: Path, root: Path) -> dict[str, Counter[str]]:
-    """Count seconds of threads by stage and kind of work."""
-    seconds: dict[str, Counter[str]] = defaultdict(Counter)
+def sort_out(stacks: Path, root: Path) -> Counter[str]:
+    """Count seconds of threads by kind of work."""
+    seconds: Counter[str] = Counter()
     for line in stacks.read_text(encoding="utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [shorten(frame, root) for frame in stack.split(";")]
         kind = next((kind for frame in reversed(frames) if (kind := name_kind(frame))), "the rest")
-        stage = next((match[1] for frame in frames if (match := STAGE.match(frame))), "")
-        if not stage:
-            stage = "loaders" if any("_worker_loop" in frame for frame in frames) else "around the stages"
         if kind != "waiting":
-            seconds[stage][kind] += int(count) / RATE
+            seconds[kind] += int(count) / RATE
     return seconds
 
 
@@ -100,18 +95,22 @@ def name_kind(frame: str) -> str | None:
     return next((kind for kind, pattern in COMPILED.items() if pattern.search(frame)), None)
 
 
-def print_table(seconds: dict[str, Counter[str]], order: list[str]) -> None:
-    """Print seconds by stage and kind in Markdown, the largest kinds first."""
+def print_table(threads: dict[str, Counter[str]], clock: dict[str, float]) -> None:
+    """Print seconds by stage and kind in Markdown; both rounds of a stage are one column."""
+    by_stage: dict[str, Counter[str]] = defaultdict(Counter)
+    of_clock: Counter[str] = Counter()
     totals: Counter[str] = Counter()
-    for found in seconds.values():
-        totals.update(found)
-    print("| seconds of threads | " + " | ".join(order) + " | in all |")
-    print("|---|" + "---:|" * (len(order) + 1))
+    for label, kinds in threads.items():
+        by_stage[label.partition("@")[0]].update(kinds)
+        of_clock[label.partition("@")[0]] += clock[label]
+        totals.update(kinds)
+    print("| | " + " | ".join(by_stage) + " | in all |")
+    print("|---|" + "---:|" * (len(by_stage) + 1))
+    print(f"| **by the clock** | {' | '.join(f'{of_clock[stage]:.0f}' for stage in by_stage)} | ", end="")
+    print(f"{sum(clock.values()):.0f} |")
     for kind, total in totals.most_common():
-        cells = [f"{seconds[stage][kind]:.0f}" if seconds[stage][kind] >= 0.5 else "" for stage in order]
+        cells = [f"{kinds[kind]:.0f}" if kinds[kind] >= 0.5 else "" for kinds in by_stage.values()]
         print(f"| {kind} | {' | '.join(cells)} | {total:.0f} |")
-    sums = [f"{sum(seconds[stage].values()):.0f}" for stage in order]
-    print(f"| in all | {' | '.join(sums)} | {sum(totals.values()):.0f} |")
 
 
 def main() -> None:
@@ -129,19 +128,20 @@ def main() -> None:
         root = copy_project(Path(name).resolve() / "project")
         shutil.copytree(Path(__file__).parent.parent / "presets", root / "presets")
         edit_params(root, folder=folder, preset=options.preset, settings=options.settings)
-        whole, stages = watch(root, Path(name))
-        seconds = sort_out(Path(name) / "stacks.txt", root)
-    order = list(dict.fromkeys([*(stage.partition("@")[0] for stage in stages), *seconds]))
-    print_table(seconds, [stage for stage in order if seconds[stage]])
-    print(f"\n{whole:.0f} s by the clock, of these in stages {sum(stages.values()):.0f}")
+        clock, threads = {}, {}
+        for label in list_stages(root):
+            stacks = Path(name) / f"{label}.txt"
+            clock[label] = round(watch(root, label, stacks), 1)
+            threads[label] = sort_out(stacks, root)
+            print(f"{label:<12} {clock[label]:>8.1f} s", flush=True)
+    print_table(threads, clock)
     kept = Path(__file__).with_suffix(".json")
     earlier = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
     found = {
-        "seconds": round(whole),
-        "stages": stages,
+        "seconds": clock,
         "thread_seconds": {
-            stage: {kind: round(value, 1) for kind, value in kinds.most_common()}
-            for stage, kinds in seconds.items()
+            label: {kind: round(value, 1) for kind, value in kinds.most_common()}
+            for label, kinds in threads.items()
         },
         "cores": os.cpu_count(),
     }

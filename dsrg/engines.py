@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import warnings
+from functools import cache
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -82,7 +83,7 @@ class _OpenVino:
             warnings.simplefilter("ignore")  # torch's remarks on tracing; results are compared in the tests
             model = openvino.convert_model(network, example_input=torch.rand(_EXAMPLE))
         model.reshape([-1, 3, -1, -1])
-        self._compiled = openvino.Core().compile_model(
+        self._compiled = _start_core().compile_model(
             model,
             "CPU",
             {
@@ -101,6 +102,16 @@ class _OpenVino:
         request.infer([np.ascontiguousarray(view.numpy())], share_inputs=True)
         # copied, because the next call writes into the same memory
         return tuple(torch.from_numpy(output.data.copy()) for output in request.output_tensors)
+
+
+@cache
+def _start_core() -> Any:
+    """Start OpenVINO, once: it is never ended.
+
+    Its plugin for CPUs replaces the stack that signal handlers of the thread run on, and frees it when the
+    plugin ends: if that happens in another thread, the next signal is the end of the process (2026.4).
+    """
+    return _import_openvino().Core()
 
 
 def _import_openvino() -> Any:

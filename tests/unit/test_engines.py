@@ -121,3 +121,28 @@ def test_torch_runs_what_openvino_cannot(network: type[torch.nn.Module], views: 
         forward = prepare_network(network(), device=CPU, engine="openvino")
     for view in views:
         torch.testing.assert_close(forward(view)[0], network()(view)[0])
+
+
+SIGNAL_AFTERWARDS = """
+import os, signal, threading, torch
+from dsrg.engines import prepare_network
+class Double(torch.nn.Module):
+    def forward(self, view):
+        return (2 * view,)
+held = [prepare_network(Double(), device=torch.device("cpu"), engine="openvino", streams=2)]
+def run():
+    held[0](torch.rand(1, 3, 40, 50))
+    held.clear()
+thread = threading.Thread(target=run)
+thread.start()
+thread.join()
+signal.signal(signal.SIGUSR1, lambda *_: print("alive"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_signals_arrive_after_a_network_was_given_up_in_another_thread():
+    # OpenVINO replaces the stack that a thread's signal handlers run on, and may free it (2026.4)
+    done = subprocess.run([sys.executable, "-c", SIGNAL_AFTERWARDS], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.returncode}: {done.stderr}"
+    assert done.stdout.split() == ["alive"]
