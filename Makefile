@@ -26,7 +26,7 @@ test: $(READY_TEST) ## set up, then run the fast tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(READY_TEST) ## the tests that take longer
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not gpu and not browser" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow and not gpu and not browser" $(PYTEST_ARGS)
 
 test-browser: $(READY_TEST) ## the tests that drive a browser; they need chromium (apt-get install chromium)
 	$(BIN)/python -m pytest -m "browser" $(PYTEST_ARGS)

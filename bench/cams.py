@@ -46,7 +46,7 @@ REPEATS = 2
 
 def make_params(folder: Path) -> Params:
     """The project's params, for this folder and these views."""
-    params = build_params(folder, workers=1)
+    params = build_params(folder, workers=0)
     views = params.cams.model_copy(update={"scales": SCALES, "flip": True, "affinity_power": 0.0})
     return params.model_copy(update={"cams": views})
 

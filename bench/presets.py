@@ -33,7 +33,7 @@ from bench.training_step import CLASSES, draw_batch
 from dsrg.cam import choose_view_side
 from dsrg.classification import classification_loss
 from dsrg.crf import refine_probs
-from dsrg.inference import activate_views, predict_probs
+from dsrg.inference import ActivationMaps, ProbabilityMaps, activate_views, predict_probs
 from dsrg.models import ClassifierSpec
 from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.training import build_optimizer, choose_device, fit
@@ -144,7 +144,7 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     few = max(2, options.steps // 4)
     a_cam = time_pictures(
         lambda: activate_views(
-            classifier,
+            ActivationMaps(classifier),
             picture[None],
             long_side=choose_view_side(size, smallest=params.classify.crop_size, largest=cams.size),
             scales=cams.scales,
@@ -157,7 +157,12 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     a_label, a_prediction = (
         time_pictures(
             lambda views=views: predict_probs(  # type: ignore[misc]
-                segmenter, picture, scales=views.scales, flip=views.flip, device=device
+                ProbabilityMaps(segmenter),
+                picture,
+                long_side=segmenter.input_size,
+                scales=views.scales,
+                flip=views.flip,
+                device=device,
             ),
             few,
         )

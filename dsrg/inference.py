@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from dsrg.models.classifier import Classifier
 from dsrg.models.segmenter import Segmenter
 from dsrg.store import count_cells
+
+Forward = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 def group_by_size(rows: Sequence[int], sizes: NDArray[np.int32], *, batch_size: int) -> Iterator[list[int]]:
@@ -131,8 +133,33 @@ def _size_view(size: Sequence[int], long_side: float) -> tuple[int, int]:
     return max(32, round(size[0] * factor)), max(32, round(size[1] * factor))
 
 
+class ActivationMaps(nn.Module):
+    """A classifier that answers with maps: rectified class activations, then shallow and deep features."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map RGB in [0, 1], ``(B, 3, h, w)``, to ``(B, K, h', w')`` and the trunk's two maps."""
+        shallow, deep = self.classifier.backbone(view)
+        return torch.relu(self.classifier.score(deep)), shallow, deep
+
+
+class ProbabilityMaps(nn.Module):
+    """A segmenter that answers with class probabilities."""
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+
+    def forward(self, view: Tensor) -> tuple[Tensor]:
+        """Map RGB in [0, 1], ``(B, 3, h, w)``, to ``(B, C, h', w')``."""
+        return (torch.softmax(self.segmenter(view).float(), dim=1),)
+
+
 def activate_views(
-    classifier: Classifier,
+    forward: Forward,
     images: NDArray[np.uint8],
     *,
     long_side: int,
@@ -143,13 +170,21 @@ def activate_views(
 ) -> NDArray[np.float32]:
     """Average a classifier's rectified class activations over views.
 
+    Parameters
+    ----------
+    forward : callable
+        `ActivationMaps`, prepared by `dsrg.engines.prepare_network`.
+    images, long_side, scales, flip, device
+        As for `average_over_views`.
+    stride : int
+
     Returns
     -------
     (B, K, h, w) float32
         On a grid of `stride` pixels of the picture; not normalised.
     """
     maps = average_over_views(
-        lambda view: torch.relu(classifier.activate(view)),
+        lambda view: forward(view)[0],
         images,
         long_side=long_side,
         scales=scales,
@@ -161,7 +196,7 @@ def activate_views(
 
 
 def activate_and_describe(
-    classifier: Classifier,
+    forward: Forward,
     images: NDArray[np.uint8],
     *,
     long_side: int,
@@ -175,9 +210,7 @@ def activate_and_describe(
 
     Parameters
     ----------
-    classifier : Classifier
-        In evaluation mode, on `device`.
-    images, long_side, scales, flip, stride, device
+    forward, images, long_side, scales, flip, stride, device
         As for `activate_views`.
     cells : (rows, columns)
         Grid of the features returned.
@@ -194,12 +227,12 @@ def activate_and_describe(
     described: list[NDArray[np.float32]] = []
 
     def activate(view: Tensor) -> Tensor:
-        shallow, deep = classifier.backbone(view)
+        activations, shallow, deep = forward(view)
         if not described and view.shape[-2:] == largest:  # a view comes before its mirror image
             pooled = functional.adaptive_avg_pool2d(shallow, cells)
             scaled = functional.interpolate(deep, size=cells, mode="bilinear", align_corners=False)
             described.extend(maps.float().cpu().numpy() for maps in (pooled, scaled))
-        return torch.relu(classifier.score(deep))
+        return activations
 
     maps = average_over_views(
         activate,
@@ -214,9 +247,10 @@ def activate_and_describe(
 
 
 def predict_batch(
-    segmenter: Segmenter,
+    forward: Forward,
     images: NDArray[np.uint8],
     *,
+    long_side: int,
     scales: Sequence[float],
     flip: bool,
     cells: Sequence[int],
@@ -226,9 +260,11 @@ def predict_batch(
 
     Parameters
     ----------
-    segmenter : Segmenter
-        In evaluation mode, on `device`.
+    forward : callable
+        `ProbabilityMaps`, prepared by `dsrg.engines.prepare_network`.
     images : (B, H, W, 3) uint8
+    long_side : int
+        Longer side of a view at scale 1: the segmenter's ``input_size``.
     cells : (rows, columns)
         Size of the maps returned, ``(H, W)`` for the picture's own.
 
@@ -238,9 +274,9 @@ def predict_batch(
         Sums to 1 over ``C``.
     """
     maps = average_over_views(
-        lambda view: torch.softmax(segmenter(view).float(), dim=1),
+        lambda view: forward(view)[0],
         images,
-        long_side=segmenter.input_size,
+        long_side=long_side,
         scales=scales,
         flip=flip,
         cells=cells,
@@ -250,16 +286,23 @@ def predict_batch(
 
 
 def predict_probs(
-    segmenter: Segmenter,
+    forward: Forward,
     image: NDArray[np.uint8],
     *,
+    long_side: int,
     scales: Sequence[float],
     flip: bool,
     device: torch.device,
 ) -> NDArray[np.float32]:
     """Predict one picture's class probabilities at its own size: (H, W, 3) uint8 to (C, H, W) float32."""
     batch = predict_batch(
-        segmenter, image[None], scales=scales, flip=flip, cells=image.shape[:2], device=device
+        forward,
+        image[None],
+        long_side=long_side,
+        scales=scales,
+        flip=flip,
+        cells=image.shape[:2],
+        device=device,
     )
     probs: NDArray[np.float32] = batch[0]
     return probs

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
-from dsrg.inference import activate_and_describe, activate_views, choose_batch_size
+from dsrg.inference import ActivationMaps, activate_and_describe, activate_views
 from dsrg.models import load_classifier, read_model_digest
-from dsrg.models.folding import settle_norms
 from dsrg.store import ImageStore
-from dsrg.training import choose_device
+from tasks.inference import make_ready
 from tasks.params import Params
 from tasks.score_maps import fill_score_store
 from tasks.workspace import Workspace
@@ -30,8 +28,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     index = images.index
     model_path = workspace.path("data/classifier.safetensors")
     classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
-    device = choose_device(params.compute.device)
-    classifier = settle_norms(classifier).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rows = index.rows("train").tolist()
+    ready = make_ready(ActivationMaps(classifier), params.compute, pictures=len(rows))
     smallest = params.classify.crop_size
     fingerprint = {
         "images": images.digest,
@@ -48,7 +46,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             "scales": settings.scales,
             "flip": settings.flip,
             "stride": CAM_STRIDE,
-            "device": device,
+            "device": ready.device,
         }
 
         def normalise(activations: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -57,9 +55,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
         power = settings.affinity_power
         if power == 0:
-            return normalise(activate_views(classifier, pictures, **views))
+            return normalise(activate_views(ready.forward, pictures, **views))
         cells = choose_affinity_grid(size)
-        activations, shallow, deep = activate_and_describe(classifier, pictures, cells=cells, **views)
+        activations, shallow, deep = activate_and_describe(ready.forward, pictures, cells=cells, **views)
         triples = zip(normalise(activations), shallow, deep, strict=True)
         return [spread_cams(cam, features, power=power) for cam, *features in triples]
 
@@ -67,12 +65,13 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         fill_score_store(
             compute,
             images,
-            index.rows("train").tolist(),
+            rows,
             work=work,
             store="cams.zarr",
             array="cam",
             planes=planes,
-            batch_size=choose_batch_size(device),
+            batch_size=ready.batch_size,
+            threads=ready.streams,
             attributes={"normalisation": settings.normalisation},
             description="cams",
         )

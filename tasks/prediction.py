@@ -1,7 +1,7 @@
 """Predicting and scoring the val split with a segmenter: shared by ``evaluate`` and ``reference``.
 
-Pictures are predicted in this process, one after the other, and each prediction is kept on disk
-until the stage ends; the CRF then runs over them in a pool, and what it made is kept as well, for the
+Pictures are predicted in this process, a few at a time, and each prediction is kept on disk until the stage
+ends; the CRF then runs over them in a pool, and what it made is kept as well, for the
 panels. A killed run continues where it was.
 """
 
@@ -20,8 +20,9 @@ from dsrg.ranking import measure_disagreement, score_picture
 from dsrg.scoring import list_likely, refine_prediction, summarise_predictions
 from dsrg.store import ImageStore, LabelStore
 from tasks import console
+from tasks.inference import make_ready
 from tasks.params import Params
-from tasks.shards import map_shards
+from tasks.shards import map_in_threads, map_shards
 from tasks.workspace import StageWork
 
 MIN_PEAK = 0.01
@@ -200,24 +201,24 @@ def predict_rows(
 
     The segmenter cannot be trained any more after that.
     """
-    from dsrg.inference import predict_probs
-    from dsrg.models.folding import settle_norms
-    from dsrg.training import choose_device
+    from dsrg.inference import ProbabilityMaps, predict_probs
 
     store = ImageStore(images)
-    device = choose_device(params.compute.device)
-    segmenter = settle_norms(segmenter).to(device)
     folder = _folder(work)
     folder.mkdir(parents=True, exist_ok=True)
-    for row in console.track(rows, description):
-        if _file(folder, row).exists():
-            continue
+    missing = [row for row in rows if not _file(folder, row).exists()]
+    if not missing:
+        return
+    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(missing))
+
+    def predict(row: int) -> None:
         probs = predict_probs(
-            segmenter,
+            ready.forward,
             store.read_image(row),
+            long_side=segmenter.input_size,
             scales=params.evaluate.scales,
             flip=params.evaluate.flip,
-            device=device,
+            device=ready.device,
         )
         ids = list_likely(probs, min_peak=MIN_PEAK)
         _keep(
@@ -226,6 +227,9 @@ def predict_rows(
             probs=probs[ids].astype(np.float16),
             label=probs.argmax(axis=0).astype(np.uint8),
         )
+
+    for _ in console.track(map_in_threads(predict, missing, ready.streams), description, total=len(missing)):
+        pass
 
 
 def read_prediction(

@@ -7,20 +7,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE
 from dsrg.growing import grow_label_map
-from dsrg.inference import choose_batch_size, predict_batch
+from dsrg.inference import ProbabilityMaps, predict_batch
 from dsrg.labels import list_present
 from dsrg.models import load_segmenter, read_model_digest
-from dsrg.models.folding import settle_norms
 from dsrg.models.segmenter import Segmenter
 from dsrg.relabelling import keep_present
 from dsrg.scaling import scale_maps
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
-from dsrg.training import choose_device
+from tasks.inference import make_ready
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
 from tasks.score_maps import fill_score_store
@@ -89,18 +87,19 @@ def _predict(
     description: str,
 ) -> Path:
     index = images.index
-    device = choose_device(params.compute.device)
-    segmenter = settle_norms(segmenter).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    long_side = segmenter.input_size
+    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(rows))
     planes = int(index.image_labels.sum(axis=1).max()) + 1
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         predicted = predict_batch(
-            segmenter,
+            ready.forward,
             pictures,
+            long_side=long_side,
             scales=params.relabel.scales,
             flip=params.relabel.flip,
             cells=count_cells(pictures.shape[1:3], CAM_STRIDE),
-            device=device,
+            device=ready.device,
         )
         pairs = zip(rows, predicted, strict=True)
         return [keep_present(maps, list_present(index.image_labels[row])) for row, maps in pairs]
@@ -113,7 +112,8 @@ def _predict(
         store="probs.zarr",
         array="probs",
         planes=planes,
-        batch_size=choose_batch_size(device),
+        batch_size=ready.batch_size,
+        threads=ready.streams,
         attributes={},
         description=description,
     )

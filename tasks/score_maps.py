@@ -20,6 +20,7 @@ from dsrg.store import (
     write_rows,
 )
 from tasks import console
+from tasks.shards import map_in_threads
 from tasks.workspace import StageWork
 
 
@@ -33,6 +34,7 @@ def fill_score_store(
     array: str,
     planes: int,
     batch_size: int,
+    threads: int,
     attributes: Mapping[str, Any],
     description: str,
 ) -> Path:
@@ -53,6 +55,8 @@ def fill_score_store(
         The largest number of maps of one picture.
     batch_size : int
         The largest number of pictures given to `compute`.
+    threads : int
+        That many call `compute` at a time.
     attributes : mapping
         Of the store, without its digest and stride.
 
@@ -67,19 +71,24 @@ def fill_score_store(
         create_score_store(path, array, count=count, planes=planes, grid=grid, attributes=about)
         work.mark_done(f"created-{array}")
     wanted, seen = set(rows), 0
+
+    def read_and_compute(batch: list[int]) -> list[NDArray[np.float32]]:
+        return list(compute(batch, np.stack([images.read_image(row) for row in batch])))
+
     with console.show_progress(description) as report:
         for number, span in iterate_shards(count, SHARD_IMAGES):
             own = [row for row in range(span.start, span.stop) if row in wanted]
-            seen += len(own)
             if work.is_done(f"{array}-{number}"):
+                seen += len(own)
                 continue
             block = np.zeros((span.stop - span.start, planes, grid, grid), np.float16)
-            for batch in group_by_size(own, images.index.sizes, batch_size=batch_size):
-                pictures = np.stack([images.read_image(row) for row in batch])
-                for row, maps in zip(batch, compute(batch, pictures), strict=True):
+            batches = list(group_by_size(own, images.index.sizes, batch_size=batch_size))
+            for batch, found in zip(batches, map_in_threads(read_and_compute, batches, threads), strict=True):
+                for row, maps in zip(batch, found, strict=True):
                     block[row - span.start, : len(maps), : maps.shape[1], : maps.shape[2]] = maps
+                seen += len(batch)
+                report(seen, len(wanted))
             write_rows(path, array, span, block)
             work.mark_done(f"{array}-{number}")
-            report(seen, len(wanted))
     finish_store(path, digest=work.digest)
     return path

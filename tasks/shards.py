@@ -60,11 +60,7 @@ def map_shards(
             yield function(job)
         return
     if in_threads and count <= _MOST_THREADS:
-        threads = ThreadPoolExecutor(count, thread_name_prefix="shards")
-        try:
-            yield from console.track(threads.map(function, jobs), description, total=len(jobs))
-        finally:
-            threads.shutdown(cancel_futures=True)  # after an error nothing new is begun
+        yield from console.track(map_in_threads(function, jobs, count), description, total=len(jobs))
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:
@@ -82,6 +78,18 @@ def map_shards(
             for process in processes:
                 process.terminate()
             raise
+
+
+def map_in_threads(function: Callable[[Job], Result], jobs: Sequence[Job], threads: int) -> Iterator[Result]:
+    """Call `function` on every job, in so many threads, and yield the results in the jobs' order."""
+    if min(threads, len(jobs)) <= 1:
+        yield from map(function, jobs)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="shards")
+    try:
+        yield from pool.map(function, jobs)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an error nothing new is begun
 
 
 def prepare_loaders(params_workers: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from dsrg.inference import activate_views, predict_probs
+from dsrg.inference import ActivationMaps, ProbabilityMaps, activate_views, predict_probs
 from dsrg.models import ClassifierSpec, SegmenterSpec
 from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.training import build_optimizer, fit
@@ -73,7 +73,7 @@ def test_cams_are_those_of_the_cpu(picture: np.ndarray):
         classifier.to(device)
         found.append(
             activate_views(
-                classifier,
+                ActivationMaps(classifier),
                 picture[None],
                 long_side=128,
                 scales=(0.75, 1.0),
@@ -91,7 +91,16 @@ def test_predictions_are_those_of_the_cpu(picture: np.ndarray):
     found = []
     for name in ("cpu", "cuda"):
         segmenter.to(name)
-        found.append(predict_probs(segmenter, picture, scales=(1.0,), flip=True, device=torch.device(name)))
+        found.append(
+            predict_probs(
+                ProbabilityMaps(segmenter),
+                picture,
+                long_side=segmenter.input_size,
+                scales=(1.0,),
+                flip=True,
+                device=torch.device(name),
+            )
+        )
     assert np.abs(found[0] - found[1]).max() < 0.01
     first, second = np.sort(found[0], axis=0)[[-1, -2]]
     sure = first - second > 0.02  # TF32 rounds; where two classes are as good as equal, either may win

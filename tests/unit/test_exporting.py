@@ -17,7 +17,7 @@ from tiny_folder import draw_picture
 
 from dsrg.drawing import Style, draw_label_map, predict_picture
 from dsrg.exporting import FORMATS, compare_export, export_segmenter, load_export
-from dsrg.inference import predict_probs, view_images
+from dsrg.inference import ProbabilityMaps, predict_probs, view_images
 from dsrg.models import Segmenter, SegmenterSpec
 from dsrg.models.folding import settle_norms
 from dsrg.networks import NetworkError, OnnxNetwork, TorchNetwork, describe_network, scale_view
@@ -160,7 +160,8 @@ def test_onnx_and_torch_draw_alike_and_as_scoring_does(
 ):
     picture = draw_picture(3, 90, 120)
     style = Style(scales, flip, None, 1024, None, 0, 0.0)
-    scored = predict_probs(segmenter, picture, scales=scales, flip=flip, device=CPU)
+    views: Any = {"long_side": segmenter.input_size, "scales": scales, "flip": flip}
+    scored = predict_probs(ProbabilityMaps(segmenter), picture, **views, device=CPU)
     assert len(np.unique(scored.argmax(axis=0))) > 1
     for network in (TorchNetwork(segmenter, CLASSES[1:], CPU), OnnxNetwork(onnx_file)):
         assert network.classes == CLASSES

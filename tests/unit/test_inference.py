@@ -12,6 +12,8 @@ from tiny_data import build_tiny_backbone
 from torch import Tensor
 
 from dsrg.inference import (
+    ActivationMaps,
+    ProbabilityMaps,
     activate_and_describe,
     activate_views,
     average_over_views,
@@ -83,13 +85,13 @@ def test_the_mirrored_picture_gives_the_mirrored_maps() -> None:
 
 def test_flipping_makes_any_network_indifferent_to_mirrors() -> None:
     images = draw_pictures()
-    segmenter = build_segmenter()
-    settings: dict[str, Any] = {"scales": (1.0,), "cells": (40, 64), "device": CPU}
-    one = predict_batch(segmenter, images, flip=True, **settings)
-    other = predict_batch(segmenter, images[:, :, ::-1], flip=True, **settings)
+    forward = ProbabilityMaps(build_segmenter())
+    settings: dict[str, Any] = {"long_side": 64, "scales": (1.0,), "cells": (40, 64), "device": CPU}
+    one = predict_batch(forward, images, flip=True, **settings)
+    other = predict_batch(forward, images[:, :, ::-1], flip=True, **settings)
     np.testing.assert_allclose(other[..., ::-1], one, atol=1e-5)
-    lopsided = predict_batch(segmenter, images, flip=False, **settings)
-    mirrored = predict_batch(segmenter, images[:, :, ::-1], flip=False, **settings)
+    lopsided = predict_batch(forward, images, flip=False, **settings)
+    mirrored = predict_batch(forward, images[:, :, ::-1], flip=False, **settings)
     assert np.abs(mirrored[..., ::-1] - lopsided).max() > 1e-4
 
 
@@ -121,7 +123,13 @@ def test_activations_lie_on_a_grid_of_the_picture_and_are_not_negative() -> None
     torch.manual_seed(0)
     classifier = Classifier(build_tiny_backbone(), num_foreground=2).eval()
     maps = activate_views(
-        classifier, draw_pictures(42, 63), long_side=48, scales=(1.0,), flip=True, stride=4, device=CPU
+        ActivationMaps(classifier),
+        draw_pictures(42, 63),
+        long_side=48,
+        scales=(1.0,),
+        flip=True,
+        stride=4,
+        device=CPU,
     )
     assert maps.shape == (2, 2, 11, 16)
     assert maps.dtype == np.float32
@@ -133,8 +141,8 @@ def test_features_of_both_depths_lie_on_one_grid(scales: tuple[float, float]) ->
     torch.manual_seed(0)
     classifier, images = Classifier(build_tiny_backbone(), num_foreground=2).eval(), draw_pictures(40, 64)
     settings: Any = {"long_side": 64, "scales": scales, "flip": True, "stride": 4, "device": CPU}
-    maps, shallow, deep = activate_and_describe(classifier, images, cells=(5, 8), **settings)
-    np.testing.assert_array_equal(maps, activate_views(classifier, images, **settings))
+    maps, shallow, deep = activate_and_describe(ActivationMaps(classifier), images, cells=(5, 8), **settings)
+    np.testing.assert_array_equal(maps, activate_views(ActivationMaps(classifier), images, **settings))
     assert shallow.shape == (2, classifier.backbone.shallow_channels, 5, 8)
     assert deep.shape == (2, classifier.backbone.deep_channels, 5, 8)
     with torch.inference_mode():
@@ -150,17 +158,19 @@ def test_features_of_both_depths_lie_on_one_grid(scales: tuple[float, float]) ->
 @pytest.mark.parametrize("size", [(40, 64), (64, 40), (33, 57)])
 def test_probabilities_have_the_pictures_own_size_and_add_up_to_one(size: tuple[int, int]) -> None:
     image = draw_pictures(*size)[0]
-    probs = predict_probs(build_segmenter(), image, scales=(0.75, 1.25), flip=True, device=CPU)
+    probs = predict_probs(
+        ProbabilityMaps(build_segmenter()), image, long_side=64, scales=(0.75, 1.25), flip=True, device=CPU
+    )
     assert probs.shape == (3, *size)
     assert probs.dtype == np.float32
     np.testing.assert_allclose(probs.sum(axis=0), 1, atol=1e-5)
 
 
 def test_a_batch_equals_its_pictures_one_by_one() -> None:
-    images, segmenter = draw_pictures(), build_segmenter()
-    batch = predict_batch(segmenter, images, scales=(1.0,), flip=True, cells=(40, 64), device=CPU)
+    images, forward = draw_pictures(), ProbabilityMaps(build_segmenter())
+    batch = predict_batch(forward, images, long_side=64, scales=(1.0,), flip=True, cells=(40, 64), device=CPU)
     for image, probs in zip(images, batch, strict=True):
-        alone = predict_probs(segmenter, image, scales=(1.0,), flip=True, device=CPU)
+        alone = predict_probs(forward, image, long_side=64, scales=(1.0,), flip=True, device=CPU)
         np.testing.assert_allclose(alone, probs, atol=1e-5)
 
 

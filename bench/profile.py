@@ -1,0 +1,152 @@
+"""Where the time goes: ``python -m bench.profile``.
+
+Every stage of a run, in a process of its own, in a copy of the project, watched by py-spy (``pip install
+py-spy``), which looks at every Python thread of every process a few times a second. What a thread does is
+told by the functions that it is in, the innermost that says anything first. Prints seconds of threads by
+stage and by what was done, so that two threads that work side by side count twice, and one that waits counts
+not; what torch and OpenVINO do in threads of their own is the caller's. Imports count in every stage; a run
+through a door imports once for all. Writes ``bench/profile.json``.
+
+    python -m bench.profile
+    python -m bench.profile --name butterfly10 ~/birds
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from bench.results import write_result
+from flows.params_file import edit_params
+from flows.versioning import list_stages
+from tests.toy_project import build_environment, copy_project
+
+RATE = 20  # looks a second
+# What a frame says about the work, `function (file)`; the innermost frame that matches counts.
+KINDS = {
+    "waiting": r"^(wait|select|poll|recv|acquire|read|_recv|accept|_wait_for_stage|serve) "
+    r"\((threading|selectors|multiprocessing/|subprocess|socket|tasks/warm|queue|concurrent/)",
+    "backward pass": r"\(torch/autograd/|dsrg/models/depthwise.py.*backward|^backward \(",
+    "optimizer": r"\(torch/optim/",
+    "CRF": r"\(dsrg/(crf|mean_field|lattice|dense_field|crf_params)\.py",
+    "growing": r"\(dsrg/growing",
+    "boundary and seed losses": r"\(dsrg/(losses|objectives)\.py",
+    "forward pass": r"\((torch/nn/|timm/|dsrg/models/|dsrg/engines|torchvision/)",
+    "crops and scaling of samples": r"\(dsrg/(samples|augment)",
+    "stores": r"\((dsrg/store\.py|zarr/|numcodecs/)",
+    "pictures read and scaled": r"\((dsrg/image\.py|PIL/)|dsrg/(sources|synthetic|duplicates)",
+    "CAMs and cues": r"\(dsrg/(cam|cues|affinity|inference|drawing)\w*\.py",
+    "scores": r"\((dsrg/(metrics|scoring)|torchmetrics/)",
+    "panels and plots": r"\((dsrg/panels|matplotlib/)",
+    "imports": r"<frozen importlib|^_find_and_load|<module> \(",
+    "MLflow": r"\((mlflow/|tasks/tracking|sqlalchemy/)",
+    "compiling": r"\((numba|llvmlite)/",
+    "DVC": r"\((dvc|dvc_data|dvc_objects|scmrepo|pygit2|git)/",
+}
+COMPILED = {kind: re.compile(pattern) for kind, pattern in KINDS.items()}
+
+
+def watch(root: Path, label: str, stacks: Path) -> float:
+    """Run one stage under py-spy; return its seconds by the clock."""
+    stage, _, key = label.partition("@")
+    command = [
+        *("py-spy", "record", "--subprocesses", "--rate", str(RATE), "--format", "raw", "--full-filenames"),
+        *("--output", str(stacks), "--", sys.executable, "-m", "tasks", stage),
+        *(["--round", key] if key else []),
+    ]
+    said = stacks.with_suffix(".log")
+    began = time.perf_counter()
+    with said.open("w") as log:
+        done = subprocess.run(command, cwd=root, env=build_environment(root), stdout=log, stderr=log)
+    if done.returncode:
+        raise SystemExit(said.read_text()[-3000:])
+    return time.perf_counter() - began
+
+
+def sort_out(stacks: Path, root: Path) -> Counter[str]:
+    """Count seconds of threads by kind of work."""
+    seconds: Counter[str] = Counter()
+    for line in stacks.read_text(encoding="utf-8").splitlines():
+        stack, _, count = line.rpartition(" ")
+        frames = [shorten(frame, root) for frame in stack.split(";")]
+        kind = next((kind for frame in reversed(frames) if (kind := name_kind(frame))), "the rest")
+        if kind != "waiting":
+            seconds[kind] += int(count) / RATE
+    return seconds
+
+
+def shorten(frame: str, root: Path) -> str:
+    """Write a frame as `function (package/module.py:line)`."""
+    frame = frame.replace(f"{root}/", "")
+    return re.sub(r"\((?:/[^)]*?/(?:site-packages|python3\.\d+)/)", "(", frame)
+
+
+def name_kind(frame: str) -> str | None:
+    """Name the work that a frame belongs to; None where it does not say."""
+    return next((kind for kind, pattern in COMPILED.items() if pattern.search(frame)), None)
+
+
+def print_table(threads: dict[str, Counter[str]], clock: dict[str, float]) -> None:
+    """Print seconds by stage and kind in Markdown; both rounds of a stage are one column."""
+    by_stage: dict[str, Counter[str]] = defaultdict(Counter)
+    of_clock: Counter[str] = Counter()
+    totals: Counter[str] = Counter()
+    for label, kinds in threads.items():
+        by_stage[label.partition("@")[0]].update(kinds)
+        of_clock[label.partition("@")[0]] += clock[label]
+        totals.update(kinds)
+    print("| | " + " | ".join(by_stage) + " | in all |")
+    print("|---|" + "---:|" * (len(by_stage) + 1))
+    print(f"| **by the clock** | {' | '.join(f'{of_clock[stage]:.0f}' for stage in by_stage)} | ", end="")
+    print(f"{sum(clock.values()):.0f} |")
+    for kind, total in totals.most_common():
+        cells = [f"{kinds[kind]:.0f}" if kinds[kind] >= 0.5 else "" for kinds in by_stage.values()]
+        print(f"| {kind} | {' | '.join(cells)} | {total:.0f} |")
+
+
+def main() -> None:
+    """Watch a run, print the table, write the numbers beside those of other data sets."""
+    parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__.splitlines()[0])
+    parser.add_argument("path", nargs="?", type=Path, help="folder of pictures (default: drawn ones)")
+    parser.add_argument("--name", help="of the data, in the numbers (default: the folder's)")
+    parser.add_argument("--preset", help="see dsrg presets")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
+    options = parser.parse_args()
+    if shutil.which("py-spy") is None:
+        raise SystemExit("py-spy is missing: pip install py-spy")
+    folder = options.path.expanduser().resolve() if options.path else None
+    with tempfile.TemporaryDirectory() as name:
+        root = copy_project(Path(name).resolve() / "project")
+        shutil.copytree(Path(__file__).parent.parent / "presets", root / "presets")
+        edit_params(root, folder=folder, preset=options.preset, settings=options.settings)
+        clock, threads = {}, {}
+        for label in list_stages(root):
+            stacks = Path(name) / f"{label}.txt"
+            clock[label] = round(watch(root, label, stacks), 1)
+            threads[label] = sort_out(stacks, root)
+            print(f"{label:<12} {clock[label]:>8.1f} s", flush=True)
+    print_table(threads, clock)
+    kept = Path(__file__).with_suffix(".json")
+    earlier = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
+    found = {
+        "seconds": clock,
+        "thread_seconds": {
+            label: {kind: round(value, 1) for kind, value in kinds.most_common()}
+            for label, kinds in threads.items()
+        },
+        "cores": os.cpu_count(),
+    }
+    write_result(__file__, runs={**earlier, options.name or (folder.name if folder else "demo"): found})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Networks at work in stages: on the device and by the engine that params name, a few pictures at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.schema import Compute
+from tasks.shards import count_workers
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from dsrg.inference import Forward
+
+_MOST_STREAMS = 8  # each holds the features of a picture; beyond that, several cores see each picture
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A network ready to be run.
+
+    Attributes
+    ----------
+    forward : callable
+        See :func:`dsrg.engines.prepare_network`.
+    device : torch.device
+        Where it takes and leaves tensors.
+    streams : int
+        How many threads may call it at a time.
+    batch_size : int
+        Pictures of a size that should go through it at once.
+    """
+
+    forward: Forward
+    device: torch.device
+    streams: int
+    batch_size: int
+
+
+def make_ready(network: nn.Module, compute: Compute, *, pictures: int) -> Ready:
+    """Prepare a network, which cannot be trained any more, to see so many pictures."""
+    from dsrg.engines import prepare_network
+    from dsrg.inference import choose_batch_size
+    from dsrg.training import choose_device
+
+    device = choose_device(compute.device)
+    shared = device.type != "cpu" or compute.engine == "torch"
+    threads = count_workers(compute.workers)
+    streams = 1 if shared else max(1, min(threads, pictures, _MOST_STREAMS))
+    forward = prepare_network(network, device=device, engine=compute.engine, streams=streams, threads=threads)
+    return Ready(forward, device, streams, choose_batch_size(device))
