@@ -1,4 +1,4 @@
-"""What must run, tried in processes of their own, which may crash: torch with torchvision, numba, the CRF."""
+"""What must run, tried in processes of their own, which may crash: torch, numba, the CRF, OpenVINO."""
 
 from __future__ import annotations
 
@@ -58,12 +58,30 @@ def add(values):
 assert add(np.arange(5)) == 10
 print(numba.__version__)
 """
-_PROGRAMS = {"torch": _TORCH, "torchvision": _TORCHVISION, "pydensecrf": _CRF, "numba": _NUMBA}
+_OPENVINO = """
+import sys
+sys.modules["openvino_telemetry"] = None  # as dsrg.engines has it
+import numpy as np, openvino
+from openvino import opset13
+given = opset13.parameter([1, 3], np.float32)
+model = openvino.Model([opset13.relu(given)], [given])
+answer = openvino.Core().compile_model(model, "CPU")([np.float32([[-1, 0, 2]])])[0]
+assert answer.tolist() == [[0, 0, 2]], answer
+print(openvino.__version__.partition("-")[0])
+"""
+_PROGRAMS = {
+    "torch": _TORCH,
+    "torchvision": _TORCHVISION,
+    "pydensecrf": _CRF,
+    "numba": _NUMBA,
+    "OpenVINO": _OPENVINO,
+}
 _REINSTALL = {
     "torch": "pip install --force-reinstall torch torchvision",
     "torchvision": "pip install --force-reinstall torch torchvision, both from one place",
     "pydensecrf": "pip uninstall pydensecrf; pip install --force-reinstall --no-deps pydensecrf2 (needs gcc)",
     "numba": "pip install -U numba",
+    "OpenVINO": "pip install --force-reinstall openvino, or dsrg run --set compute.engine=torch",
 }
 
 

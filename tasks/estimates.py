@@ -21,7 +21,7 @@ from tasks.steps import count_classify_steps, count_reference_steps, count_train
 _REFERENCE_AREA = 256 * 256
 # CPU seconds of one picture of that area: per pass (training), per view (prediction), or once.
 _CLASSIFY, _TRAIN, _RETRAIN = 0.13, 0.19, 0.17
-_CAMS, _PREDICT = 0.08, 0.075
+_CAMS, _PREDICT = 0.045, 0.03  # by OpenVINO, from the seconds of torch by how much faster it was elsewhere
 _CUES, _REFINE, _SCORE, _BASELINE = 0.11, 0.05, 0.13, 0.35
 _START = 3.0  # seconds before a stage's first picture
 _BUSY = 0.85  # share of the cores that is at work

@@ -41,7 +41,17 @@ def test_a_fresh_clone_is_examined_and_nothing_is_made(workspace: Path, tmp_path
     said = json.loads(result.stdout)
     assert result.exit_code == (1 if said["counts"]["problem"] else 0)
     by_name = {finding["about"]: finding for finding in said["findings"]}
-    for name in ("torch", "torchvision", "pydensecrf", "numba", "packages", "params.yaml", "DVC", "Prefect"):
+    for name in (
+        "torch",
+        "torchvision",
+        "pydensecrf",
+        "numba",
+        "OpenVINO",
+        "packages",
+        "params.yaml",
+        "DVC",
+        "Prefect",
+    ):
         assert by_name[name]["state"] == "ok", by_name[name]
     assert by_name["git"]["state"] == "warning"  # it knows nobody
     assert all(f["remedy"] for f in said["findings"] if f["state"] != "ok")
@@ -77,14 +87,16 @@ def test_a_check_that_fails_itself_is_a_finding(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("broken", ["torch", "numba", "pydensecrf", "psutil", "zarr", "dvc", "prefect"])
+@pytest.mark.parametrize(
+    "broken", ["torch", "numba", "openvino", "pydensecrf", "psutil", "zarr", "dvc", "prefect"]
+)
 def test_a_broken_package_stops_nothing(workspace: Path, broken: str):
     done = run_with_broken(workspace, broken, "flows.cli", "doctor", "--json", "--root", str(workspace))
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
     findings = [Finding(**finding) for finding in json.loads(done.stdout)["findings"]]
     told = [finding for finding in findings if finding.state == "problem" and "libbroken" in finding.text]
-    named = {"psutil": "machine"}
+    named = {"psutil": "machine", "openvino": "OpenVINO"}
     if broken in ("zarr", "dvc", "prefect"):  # never imported here
         assert told == []
     else:
