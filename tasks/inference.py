@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dsrg.inference import Forward
 
+_FEW = 32  # pictures: with fewer, OpenVINO takes longer to begin than it saves
 _MOST_STREAMS = 8  # each holds the features of a picture; beyond that, several cores see each picture
 
 
@@ -40,14 +41,25 @@ class Ready:
 
 
 def make_ready(network: nn.Module, compute: Compute, *, pictures: int) -> Ready:
-    """Prepare a network, which cannot be trained any more, to see so many pictures."""
+    """Prepare a network, which cannot be trained any more, to see so many pictures.
+
+    Parameters
+    ----------
+    network : nn.Module
+        As for :func:`dsrg.engines.prepare_network`.
+    compute : Compute
+    pictures : int
+        All of the stage's, also those that an earlier try has seen: few of them are seen by torch, and how
+        many are left must change no number.
+    """
     from dsrg.engines import prepare_network
     from dsrg.inference import choose_batch_size
     from dsrg.training import choose_device
 
     device = choose_device(compute.device)
-    shared = device.type != "cpu" or compute.engine == "torch"
+    engine = "torch" if pictures < _FEW else compute.engine
+    shared = device.type != "cpu" or engine == "torch"
     threads = count_workers(compute.workers)
     streams = 1 if shared else max(1, min(threads, pictures, _MOST_STREAMS))
-    forward = prepare_network(network, device=device, engine=compute.engine, streams=streams, threads=threads)
+    forward = prepare_network(network, device=device, engine=engine, streams=streams, threads=threads)
     return Ready(forward, device, streams, choose_batch_size(device))

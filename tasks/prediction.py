@@ -209,7 +209,7 @@ def predict_rows(
     missing = [row for row in rows if not _file(folder, row).exists()]
     if not missing:
         return
-    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(missing))
+    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(rows))
 
     def predict(row: int) -> None:
         probs = predict_probs(
