@@ -38,7 +38,7 @@ def change(params: Params, section: str, **values: object) -> Params:
 
 
 def test_the_demo_takes_what_the_readme_says(params: Params) -> None:
-    assert total(params, build_index(120, 40)) == pytest.approx(750, rel=0.2)
+    assert 9 <= total(params, build_index(120, 40)) / 60 <= 14
 
 
 def test_more_of_anything_takes_longer(params: Params) -> None:
