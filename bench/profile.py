@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -143,7 +142,6 @@ def main() -> None:
             label: {kind: round(value, 1) for kind, value in kinds.most_common()}
             for label, kinds in threads.items()
         },
-        "cores": os.cpu_count(),
     }
     write_result(__file__, runs={**earlier, options.name or (folder.name if folder else "demo"): found})
 

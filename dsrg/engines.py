@@ -1,7 +1,7 @@
 """Networks made ready to be run and no more to be trained: by OpenVINO on a CPU, by torch anywhere.
 
-OpenVINO computes the same in float32, two to three times as fast as torch's own CPU code where kernels are
-depthwise and pictures small (``python -m bench.cams``); numbers differ in their last digits.
+OpenVINO computes the same in float32, about twice as fast as torch's own CPU code where kernels are depthwise
+and pictures small (``python -m bench.cams``); numbers differ in their last digits.
 """
 
 from __future__ import annotations

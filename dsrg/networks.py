@@ -38,19 +38,18 @@ class TorchNetwork:
     def __init__(self, segmenter: Any, classes: tuple[str, ...], device: Any) -> None:
         self.classes = ("background", *classes)
         self.input_size = int(segmenter.input_size)
+        from dsrg.inference import ProbabilityMaps
         from dsrg.models.folding import settle_norms  # imports timm, which takes seconds
 
-        self._segmenter = settle_norms(segmenter).to(device)
+        self._maps = settle_norms(ProbabilityMaps(segmenter)).to(device)
         self._device = device
 
     def view(self, images: NDArray[np.uint8], *, scale: float, flip: bool) -> NDArray[np.float32]:
         """See pictures (B, H, W, 3) uint8 at `scale` times the input size; (B, C, h, w) float32."""
-        import torch
-
         from dsrg.inference import view_images
 
         maps = view_images(
-            lambda view: torch.softmax(self._segmenter(view).float(), dim=1),
+            lambda view: self._maps(view)[0],
             images,
             long_side=self.input_size * scale,
             flip=flip,

@@ -1,8 +1,8 @@
 """Predicting and scoring the val split with a segmenter: shared by ``evaluate`` and ``reference``.
 
 Pictures are predicted in this process, a few at a time, and each prediction is kept on disk until the stage
-ends; the CRF then runs over them in a pool, and what it made is kept as well, for the
-panels. A killed run continues where it was.
+ends; the CRF then runs over them in a pool, and what it made is kept as well, for the panels. A killed run
+continues where it was.
 """
 
 from __future__ import annotations

@@ -87,7 +87,6 @@ def _predict(
     description: str,
 ) -> Path:
     index = images.index
-    long_side = segmenter.input_size
     ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(rows))
     planes = int(index.image_labels.sum(axis=1).max()) + 1
 
@@ -95,7 +94,7 @@ def _predict(
         predicted = predict_batch(
             ready.forward,
             pictures,
-            long_side=long_side,
+            long_side=segmenter.input_size,
             scales=params.relabel.scales,
             flip=params.relabel.flip,
             cells=count_cells(pictures.shape[1:3], CAM_STRIDE),
