@@ -3,8 +3,8 @@
 Crops of the photographs that come with scikit-image, as JPEGs of 500 x 375 pixels, are ingested by the
 stage and by a plain loop of PIL and NumPy in one process; then they are read in random order from the
 store, and decoded and scaled anew from the JPEGs. Fewer of 4000 x 3000, as cameras make them, are ingested
-likewise. Pictures read must be equal, or nothing is reported; large ones, which ingest decodes at a fraction
-of their size, within a grey level in the mean.
+likewise. Pictures read must be equal but for rounding (a twentieth of a grey level in the mean), or nothing
+is reported; large ones, which ingest decodes at a fraction of their size, within a grey level.
 Ingest is timed by the clock, as its work is spread over processes, and the peers take turns; reading is
 timed by CPU time of one thread. Writes ``bench/reading.json``.
 
@@ -131,7 +131,7 @@ def time_reads(folder: Path, store_path: Path) -> dict[str, float]:
     """Time reads in random order, both ways in turn; the least CPU seconds of each."""
     store = ImageStore(store_path)
     rows = np.random.default_rng(1).permutation(len(store))[:READS].tolist()
-    paths = check_pictures(folder, store, rows, tolerance=0)
+    paths = check_pictures(folder, store, rows, tolerance=0.05)
     ways: dict[str, Callable[[], object]] = {
         "PIL decode + scale": lambda: [load_scaled(path, store.canvas) for path in paths],
         "store": lambda: [store.read_image(row) for row in rows],

@@ -27,6 +27,7 @@ from dsrg.labels import IGNORE_INDEX
 SHARD_IMAGES = 64
 SHARD_LABEL_MAPS = 256
 LAYOUT_VERSION = 1
+zarr.config.set({"codec_pipeline.batch_size": SHARD_IMAGES})  # chunk by chunk, writing takes a sixth more
 _PICTURES = "image"  # always whole: looking for empty chunks would only take time
 
 
@@ -184,7 +185,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
         dtype="uint8",
         shard=SHARD_IMAGES,
         fill=0,
-        level=1,  # 1% larger than by level 3, and written in a third of the time
+        level=-1,  # 9% larger than by level 3, written in a quarter of the time, read in two thirds
     )
     _write_table(group, "size", index.sizes.astype(np.int32))
     _write_table(group, "original_size", index.original_sizes.astype(np.int32))
