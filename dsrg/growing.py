@@ -77,9 +77,8 @@ def grow_seeds(
     array([[1, 1, 0, 0]])
     """
     _check_planes(cues, probs)
-    _check_present(present, num_classes=cues.shape[0])
+    planes = _check_present(present, num_classes=cues.shape[0])
     fg, bg = _check_thresholds(fg_threshold, bg_threshold)
-    planes = np.asarray(present, np.int64)
     seeds = np.empty(cues.shape, np.bool_)
     probs = np.ascontiguousarray(probs)
     if not grow_planes(np.ascontiguousarray(cues), probs, planes, fg, bg, seeds):
@@ -164,7 +163,7 @@ def grow_label_map(
     if cue.dtype != np.uint8 or cue.ndim != 2:
         raise TypeError(f"`cue` must be (h, w) uint8, got {cue.shape} {cue.dtype}.")
     _check_probs(probs)
-    _check_present(present, num_classes=MAX_CLASSES)
+    ids = _check_present(present, num_classes=MAX_CLASSES)
     if probs.shape != (len(present), *cue.shape):
         raise ValueError(
             f"`probs` must have one plane of the shape of `cue` per present class, "
@@ -173,7 +172,7 @@ def grow_label_map(
     fg, bg = _check_thresholds(fg_threshold, bg_threshold)
     seed = np.array(cue, order="C", copy=True)
     probs = np.ascontiguousarray(probs)
-    if not grow_map(seed, probs, np.asarray(present, np.int64), fg, bg):
+    if not grow_map(seed, probs, ids, fg, bg):
         raise _report_nan(probs, np.arange(len(present)))
     return seed
 
@@ -198,20 +197,22 @@ def _check_probs(probs: NDArray[np.float32]) -> None:
         raise TypeError(f"`probs` must be float32, got {probs.dtype}: pass `probs.astype(np.float32)`.")
 
 
-def _check_present(present: NDArray[np.int64], *, num_classes: int) -> None:
+def _check_present(present: NDArray[np.int64], *, num_classes: int) -> NDArray[np.int64]:
     ids = np.asarray(present)
     if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"`present` must be (P,) class ids, at least one, got {present!r}.")
     values = ids.tolist()
     if values[0] < 0 or values[-1] >= num_classes or values != sorted(set(values)):
         raise ValueError(f"`present` must be ascending class ids in [0, {num_classes}), got {values}.")
+    return ids.astype(np.int64, copy=False)
 
 
-def _check_thresholds(fg_threshold: float, bg_threshold: float) -> tuple[np.float32, np.float32]:
-    for name, value in (("fg_threshold", fg_threshold), ("bg_threshold", bg_threshold)):
-        if not 0.0 < value < 1.0:
-            raise ValueError(f"`{name}` must be in (0, 1), got {value}.")
-    return np.float32(fg_threshold), np.float32(bg_threshold)
+def _check_thresholds(fg_threshold: float, bg_threshold: float) -> tuple[float, float]:
+    if not 0.0 < fg_threshold < 1.0:
+        raise ValueError(f"`fg_threshold` must be in (0, 1), got {fg_threshold}.")
+    if not 0.0 < bg_threshold < 1.0:
+        raise ValueError(f"`bg_threshold` must be in (0, 1), got {bg_threshold}.")
+    return float(fg_threshold), float(bg_threshold)
 
 
 def _report_nan(probs: NDArray[np.float32], planes: NDArray[np.int64]) -> ValueError:
