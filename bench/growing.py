@@ -52,7 +52,7 @@ def draw_picture(size: int, rng: np.random.Generator) -> tuple[NDArray[np.bool_]
 
 
 def time_peers(peers: dict[str, tuple[Callable[[int], object], int]], pictures: int) -> dict[str, float]:
-    """Time every peer on every picture, in turns; the best of the turns' means, in ms of CPU time a picture."""
+    """Time every peer on every picture, in turns; the best mean of a turn, in ms of CPU time."""
     best = dict.fromkeys(peers, np.inf)
     for _ in range(TURNS):
         for name, (call, repeats) in peers.items():

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from dsrg.growing_kernels import grow_map, grow_planes
 
 MAX_CLASSES = 255
+# compared with a dtype these take a tenth of the time of the types they are made of
+_BOOL, _FLOAT32, _INT64 = np.dtype(np.bool_), np.dtype(np.float32), np.dtype(np.int64)
 
 
 def grow_seeds(
@@ -181,7 +183,7 @@ def grow_label_map(
 
 
 def _check_planes(cues: NDArray[np.bool_], probs: NDArray[np.float32]) -> None:
-    if cues.dtype != np.bool_:
+    if cues.dtype != _BOOL:
         raise TypeError(f"`cues` must be bool, got {cues.dtype}: pass `cues > 0`.")
     _check_probs(probs)
     if cues.ndim != 3 or cues.shape != probs.shape:
@@ -193,7 +195,7 @@ def _check_planes(cues: NDArray[np.bool_], probs: NDArray[np.float32]) -> None:
 
 
 def _check_probs(probs: NDArray[np.float32]) -> None:
-    if probs.dtype != np.float32:
+    if probs.dtype != _FLOAT32:
         raise TypeError(f"`probs` must be float32, got {probs.dtype}: pass `probs.astype(np.float32)`.")
 
 
@@ -204,7 +206,7 @@ def _check_present(present: NDArray[np.int64], *, num_classes: int) -> NDArray[n
     values = ids.tolist()
     if values[0] < 0 or values[-1] >= num_classes or values != sorted(set(values)):
         raise ValueError(f"`present` must be ascending class ids in [0, {num_classes}), got {values}.")
-    return ids.astype(np.int64, copy=False)
+    return np.asarray(ids, _INT64)
 
 
 def _check_thresholds(fg_threshold: float, bg_threshold: float) -> tuple[float, float]:

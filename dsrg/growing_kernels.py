@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dsrg.labels import IGNORE_INDEX
 
-_BLOCK = 2048  # pixels at a time: what is kept of them between two planes stays in the fastest cache
+_BLOCK = 1024  # pixels at a time: what is kept of them between two planes stays in the fastest cache
 
 
 @njit(cache=True, nogil=True)
