@@ -18,6 +18,7 @@ from flows.versioning import Outcome, is_up_to_date, reproduce_stage, run_child
 from flows.versioning_runs import save_experiment
 from tasks.console import parse_progress
 from tasks.errors import UserError
+from tasks.warm import owned_by_children
 
 
 def _was_killed(task: Any, run: Any, state: State) -> bool:
@@ -106,7 +107,9 @@ def _describe_run() -> dict[str, str]:
 def _track_study(root: Path, experiment: str | None) -> None:
     """Have the run's results written to MLflow, whether its stages ran or were up to date."""
     log = get_run_logger()
-    about = {**_describe_run(), **({"DSRG_EXPERIMENT": experiment} if experiment else {})}
+    about = {**_describe_run(), **owned_by_children()}
+    if experiment:
+        about["DSRG_EXPERIMENT"] = experiment
     status, _ = run_child([sys.executable, "-m", "tasks", "study"], root, on_line=log.info, environment=about)
     if status:
         log.warning("the results were not written to MLflow; once it works: python -m tasks.study")

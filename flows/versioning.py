@@ -21,7 +21,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import ask_for, find_holder
-from tasks.warm import owned_by_children
+from tasks.warm import Kind, hand_over, owned_by_children
 
 STOP_SECONDS = 20.0
 BUSY_SECONDS = 20.0
@@ -35,6 +35,16 @@ _NOISE = (
 )
 _BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 _KILLED = re.compile(r"exited with (-9|137)\b")
+# What a `dvc repro` imports, most of it only when it comes to that.
+_DVC = Kind(
+    "flows.versioning",
+    (
+        *("flows.versioning", "dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro", "dvc.data_cloud"),
+        *("dvc.repo.datasets", "dvc.repo.reproduce", "dvc.rwlock", "dvc.scm", "dvc.stage.cache"),
+        *("dvc.stage.run", "dvc.utils.strictyaml", "scmrepo.git"),
+    ),
+    beside_gpu=True,
+)
 
 
 class VersioningError(UserError):
@@ -276,16 +286,18 @@ def open_repo(root: Path) -> Iterator[Any]:
         yield repo
 
 
-def _reproduce(stage: str) -> int:
-    from dvc.cli import main
+def main(arguments: list[str]) -> int:
+    """Have DVC bring one stage up to date, as the child process that this is."""
+    from dvc.cli import main as run_dvc
 
     end_with_starter()
     os.environ.update(watched_by_children())
     holder = find_holder(Path())
     if holder is not None:  # what a `dvc repro` that meets this one is told: its command line
         sys.argv = [f"{holder}; `dsrg wait` waits for it"]
-    return int(main(["repro", "--single-item", stage]))
+    return int(run_dvc(["repro", "--single-item", *arguments]))
 
 
 if __name__ == "__main__":
-    sys.exit(_reproduce(sys.argv[1]))
+    status = hand_over(sys.argv[1:], _DVC)
+    sys.exit(main(sys.argv[1:]) if status is None else status)

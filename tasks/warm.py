@@ -1,9 +1,10 @@
 """Stages that start in milliseconds: one process imports torch and all the rest, and forks each of them.
 
 A stage is a process of its own, and most need torch, which takes seconds to import, every time. So the
-first such stage of a run starts a process that imports everything and then waits. It forks a child for
+first stage of a run starts a process that imports everything and then waits. It forks a child for
 every stage of the run; what was to be that stage only passes on signals and the exit status. The process
-ends with the run: with the `dvc` or `dsrg run` that its stages belong to.
+ends with the run: with the `dvc` or `dsrg run` that its stages belong to. The `dvc` that `dsrg run` starts
+for every stage is forked likewise, from a process that has imported DVC.
 
 It serves only stages that would be the same without it: of the same project, with the same code (files as
 they were when it read them) and the same environment, as far as that is read when packages are imported.
@@ -28,7 +29,6 @@ from types import FrameType
 
 SWITCH = "DSRG_WARM"
 OWNER = "DSRG_WARM_OWNER"
-WORTH_IT = ("classify", "cams", "train", "relabel", "evaluate", "reference")  # the stages that need torch
 _GPUS = ("/dev/nvidia*", "/dev/kfd", "/dev/dxg")
 _ANCESTORS = 3
 CODE = Path(__file__).resolve().parent.parent
@@ -37,13 +37,48 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What a warm process is for.
+
+    Attributes
+    ----------
+    module : str
+        Whose ``main(arguments)`` its children run; they return the exit status.
+    imports : tuple of str
+        What it imports before it serves.
+    waited_for : frozenset of str, optional
+        First arguments that are worth a wait until it has; None is all.
+    starting : frozenset of str
+        First arguments that have it started, but run by themselves while it imports.
+    beside_gpu : bool
+        Whether it may be forked where there is a GPU.
+    """
+
+    module: str
+    imports: tuple[str, ...]
+    waited_for: frozenset[str] | None = None
+    starting: frozenset[str] = frozenset()
+    beside_gpu: bool = False
+
+
+_WITH_TORCH = ("classify", "cams", "train", "relabel", "evaluate", "reference")
+STAGES = Kind(
+    "tasks.__main__",
+    (*(f"tasks.{stage}" for stage in _WITH_TORCH), "lightning.fabric", "mlflow", "timm"),
+    waited_for=frozenset(_WITH_TORCH),
+    starting=frozenset({"ingest"}),
+)
+
+
+@dataclass(frozen=True)
 class Request:
     """What a stage's own process hands over: all that a process has and its code does not.
 
     Attributes
     ----------
+    module : str
+        Whose ``main`` is to run.
     arguments : list of str
-        Of ``python -m tasks``.
     code : str
         The project's folder.
     folder : str
@@ -54,6 +89,7 @@ class Request:
         Of stdin, stdout and stderr.
     """
 
+    module: str
     arguments: list[str]
     code: str
     folder: str
@@ -67,29 +103,32 @@ def owned_by_children() -> Mapping[str, str]:
     return {OWNER: os.environ.get(OWNER, str(os.getpid()))}
 
 
-def hand_over(arguments: Sequence[str]) -> int | None:
-    """Have a stage run by a warm process, if there is one or if one is worth its start.
+def hand_over(arguments: Sequence[str], kind: Kind = STAGES) -> int | None:
+    """Have a warm process do what this one was started for, if there is one or if one is worth its start.
 
     Parameters
     ----------
     arguments : sequence of str
-        Of ``python -m tasks``.
+        Of ``python -m tasks``, or of what else `kind` runs.
+    kind : Kind
 
     Returns
     -------
     int or None
-        The stage's exit status; None where this process is to run it.
+        The exit status; None where this process is to do it.
     """
-    if os.environ.get(SWITCH) == "0" or sys.platform != "linux" or any(map(glob, _GPUS)):
+    if os.environ.get(SWITCH) == "0" or sys.platform != "linux":
         return None
     owner = _find_owner()
-    if owner is None:
+    if owner is None or not (kind.beside_gpu or not any(map(glob, _GPUS))):
         return None
-    connection = _connect(owner, start=bool(arguments) and arguments[0] in WORTH_IT)
+    first = arguments[0] if arguments else ""
+    wanted = kind.waited_for is None or first in kind.waited_for | kind.starting
+    connection = _connect(owner, kind, start=wanted)
     if connection is None:
         return None
     with connection:
-        return _wait_for_stage(connection, arguments)
+        return None if first in kind.starting else _wait_for_stage(connection, kind, arguments)
 
 
 def _find_owner() -> int | None:
@@ -113,9 +152,9 @@ def _read_stat(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
 
 
-def _connect(owner: int, *, start: bool) -> socket.socket | None:
+def _connect(owner: int, kind: Kind, *, start: bool) -> socket.socket | None:
     try:
-        place = _choose_place(owner)
+        place = _choose_place(owner, kind)
     except OSError:
         return None  # the owner is gone, or the folder is not to be trusted
     connection = socket.socket(socket.AF_UNIX)
@@ -126,7 +165,7 @@ def _connect(owner: int, *, start: bool) -> socket.socket | None:
         except FileNotFoundError:
             if not start:
                 break
-            _start(place, owner)
+            _start(place, owner, kind)
         except ConnectionRefusedError:
             place.unlink(missing_ok=True)  # of a process that was killed
         except OSError:
@@ -135,7 +174,7 @@ def _connect(owner: int, *, start: bool) -> socket.socket | None:
     return None
 
 
-def _choose_place(owner: int) -> Path:
+def _choose_place(owner: int, kind: Kind) -> Path:
     """Choose the socket of an owner's warm process for this project, in a folder of this user alone."""
     folder = Path(tempfile.gettempdir()) / f"dsrg-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -144,10 +183,10 @@ def _choose_place(owner: int) -> Path:
         raise PermissionError(f"`{folder}` is open to others")
     began = _read_stat(owner)[19]  # a later process may get the same number
     project = Path().stat()
-    return folder / f"{owner}-{began}-{project.st_dev:x}-{project.st_ino:x}"
+    return folder / f"{owner}-{began}-{project.st_dev:x}-{project.st_ino:x}-{kind.module.partition('.')[0]}"
 
 
-def _start(place: Path, owner: int) -> None:
+def _start(place: Path, owner: int, kind: Kind) -> None:
     """Start a warm process; it can be connected to at once."""
     import subprocess
 
@@ -158,7 +197,7 @@ def _start(place: Path, owner: int) -> None:
             return  # somebody was faster
         listener.listen()
         subprocess.Popen(
-            [sys.executable, "-m", "tasks.warm_process", str(listener.fileno()), str(owner)],
+            [sys.executable, "-m", "tasks.warm_process", str(listener.fileno()), str(owner), *kind.imports],
             pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
@@ -167,9 +206,10 @@ def _start(place: Path, owner: int) -> None:
         )
 
 
-def _wait_for_stage(connection: socket.socket, arguments: Sequence[str]) -> int | None:
+def _wait_for_stage(connection: socket.socket, kind: Kind, arguments: Sequence[str]) -> int | None:
     """Ask for a stage and wait for its end, passing on signals; None if it was refused."""
-    request = Request(list(arguments), str(CODE), str(Path.cwd()), dict(os.environ), _read_umask())
+    folder, environment = str(Path.cwd()), dict(os.environ)
+    request = Request(kind.module, list(arguments), str(CODE), folder, environment, _read_umask())
     content = {name: value for name, value in asdict(request).items() if name != "descriptors"}
     replies = connection.makefile("r", encoding="utf-8")
     try:

@@ -1,4 +1,4 @@
-"""The warm process of :mod:`tasks.warm`: ``python -m tasks.warm_process SOCKET OWNER``."""
+"""The warm process of :mod:`tasks.warm`: ``python -m tasks.warm_process SOCKET OWNER IMPORTS``."""
 
 from __future__ import annotations
 
@@ -19,13 +19,9 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-from tasks import console
-from tasks.__main__ import TRAINING
-from tasks.__main__ import main as run_stage
 from tasks.lifetime import end_with
-from tasks.warm import CODE, STREAMS, WORTH_IT, Request
+from tasks.warm import CODE, STAGES, STREAMS, Request
 
-_IMPORTS = (*(f"tasks.{stage}" for stage in WORTH_IT), "lightning.fabric", "mlflow", "timm")
 _READ_ON_IMPORT = (
     *("OMP_", "KMP_", "GOMP_", "MKL_", "OPENBLAS_", "NUMEXPR_", "NUMBA_", "TORCH", "PYTORCH_", "MLFLOW_"),
     *("PYTHON", "LD_", "MALLOC_", "LC_", "LANG", "TZ", "HOME", "XDG_", "CUDA_", "MPL"),
@@ -162,7 +158,7 @@ def _stat(path: str) -> Stat | None:
 
 
 def _become_stage(request: Request) -> int:
-    """Be, in a child just forked, the process that the stage would have been."""
+    """Be, in a child just forked, the process that it stands for; return its exit status."""
     os.setpgid(0, 0)
     end_with(os.getppid())
     for number, (name, descriptor) in enumerate(zip(STREAMS, request.descriptors, strict=True)):
@@ -177,12 +173,15 @@ def _become_stage(request: Request) -> int:
     os.environ.update(request.environment)
     os.umask(request.umask)
     os.chdir(request.folder)
-    arguments = request.arguments
-    sys.argv = [str(CODE / "tasks" / "__main__.py"), *arguments]
-    console.renew()
-    if arguments and arguments[0] in TRAINING and sys.version_info < (3, 13):
-        _fork_loader_server()
-    return run_stage(arguments)
+    module = importlib.import_module(request.module)
+    sys.argv = [str(module.__file__), *request.arguments]
+    if request.module == STAGES.module:
+        from tasks import console
+
+        console.renew()
+        if request.arguments[:1] in [[stage] for stage in module.TRAINING] and sys.version_info < (3, 13):
+            _fork_loader_server()
+    return int(module.main(request.arguments))
 
 
 def _fork_loader_server() -> None:
@@ -213,7 +212,7 @@ def main() -> int:
     place = Path(listener.getsockname())
     request = None
     try:
-        for name in _IMPORTS:
+        for name in sys.argv[3:]:
             importlib.import_module(name)
         gc.collect()
         gc.freeze()  # memory that nobody writes to is shared with the children

@@ -51,7 +51,7 @@ def build_toy(root: Path) -> Path:
     copy_project(root)
     shutil.copy(PROJECT / "tests" / "toy_stage.py", root / "tasks")
     (root / "tasks" / "study.py").write_text(TOY_STUDY)
-    warm = root / "tasks" / "warm_process.py"  # no toy stage needs torch and the like
+    warm = root / "tasks" / "warm.py"  # no toy stage needs torch and the like
     warm.write_text(warm.read_text().replace(', "lightning.fabric", "mlflow", "timm")', ",)"))
     for stage in STAGES:
         module = root / "tasks" / f"{stage.name}.py"

@@ -86,8 +86,13 @@ def list_sockets(folder: Path) -> list[Path]:
 def test_stages_of_a_run_share_one_process(
     toy_project: Path, owner: subprocess.Popen[bytes], own_folder_of_sockets: Path
 ) -> None:
-    run_stage(toy_project, owner, "ingest")
+    run_stage(toy_project, owner, "cues")
     assert list_sockets(own_folder_of_sockets) == [], "not worth a start"
+    process, worker = start_sleeping(toy_project, owner, "ingest")
+    assert worker == process.pid, "it would have waited longer than it takes"
+    assert len(list_sockets(own_folder_of_sockets)) == 1, "but those after it find it there"
+    wake(toy_project, "ingest")
+    process.communicate()
     parents = set()
     for stage in ("classify", "cues"):
         process, worker = start_sleeping(toy_project, owner, stage)
@@ -97,7 +102,7 @@ def test_stages_of_a_run_share_one_process(
         said, errors = process.communicate()
         assert process.returncode == 0, said + errors
     assert len(parents) == 1
-    assert take_bodies(toy_project) == ["ingest", "classify", "cues"]
+    assert take_bodies(toy_project) == ["cues", "ingest", "classify", "cues"]
     (server,) = parents
     owner.kill()
     wait_for(lambda: is_gone(server))
@@ -115,6 +120,26 @@ def test_a_bare_dvc_repro_has_one_too(toy_project: Path, own_folder_of_sockets: 
     assert process.returncode == 0, said + errors
     wait_for(lambda: list_sockets(own_folder_of_sockets) == [])
     assert "up to date" in run_dvc(toy_project, "repro", "cams")
+
+
+def test_dvc_is_forked_likewise(toy_project: Path, owner: subprocess.Popen[bytes]) -> None:
+    (toy_project / "sleep_ingest").touch()
+    process = start_in(toy_project, "flows.versioning", "ingest", **{OWNER: str(owner.pid)})
+    read_until(process, "sleeps")
+    holder = find_holder(toy_project)
+    assert holder is not None
+    commands = []
+    pid = holder.pid
+    while pid > 1:
+        commands.append(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+        pid = read_parent(pid)
+    forked = [words[2] for words in commands if "dvc.cli.parser" in words]
+    assert forked == ["tasks.warm_process"] * 2, "the child that is DVC, and the process that imported it"
+    wake(toy_project, "ingest")
+    said, errors = process.communicate()
+    assert process.returncode == 0, said + errors
+    assert "dvc.lock" in said
+    assert take_bodies(toy_project) == ["ingest"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
