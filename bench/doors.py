@@ -6,15 +6,14 @@ temporary server, its database made before). Every way starts from a project of 
 nothing yet but compiled kernels; the ways take turns, and medians are reported. Then what each door takes
 when nothing is to do, and how long commands take to start. Writes ``bench/doors.json``.
 
-Absolute times are those of the machine, and of what else ran on it: compare within a table. CPU time,
-of all processes of a way taken together, suffers least from what else runs.
+Absolute times are those of the machine, and of what else ran on it: compare within a table.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
-import resource
 import shutil
 import statistics
 import subprocess
@@ -46,7 +45,6 @@ for label in sys.argv[1:]:
     importlib.import_module(f"tasks.{stage}").run(params, workspace, round_key=key or None)
 """
 EMPTY_FLOW = "import flows; from prefect import flow; flow(lambda: None, name='empty')()"
-CPU = "in all, CPU"
 Times = dict[str, float]
 
 
@@ -93,12 +91,6 @@ def start(root: Path, arguments: tuple[str, ...]) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def read_cpu() -> float:
-    """Read the CPU time of all processes that were started from here and have ended, in seconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def time_whole(root: Path, *arguments: str) -> float:
@@ -150,10 +142,9 @@ def measure_runs(home: Path) -> tuple[dict[str, list[Times]], Path]:
             root = prepare_project(home / f"{name.replace(' ', '-')}-{number}", compiled=compiled)
             if number + len(found["dsrg run"]) == 0:
                 time_whole(root, "-c", EMPTY_FLOW)  # makes Prefect's database
-            before = read_cpu()
             times = WAYS[name](root, list_stages(root))
-            found[name].append(times | {CPU: read_cpu() - before})
-            print(f"{number + 1}/{ROUNDS} {name}: {_sum_up(times):.1f} s", file=sys.stderr)
+            found[name].append(times)
+            print(f"{number + 1}/{ROUNDS} {name}: {sum(times.values()):.1f} s", file=sys.stderr)
             done = root if name == "dsrg run" else done
     return found, done
 
@@ -168,7 +159,7 @@ def prepare_project(root: Path, *, compiled: Path | None = None) -> Path:
     return root
 
 
-def measure_no_ops(done: Path) -> dict[str, Times]:
+def measure_no_ops(done: Path) -> dict[str, float]:
     """Time the doors where nothing is to do, and a flow that does nothing."""
     commands = {
         "dvc repro": ("-m", "dvc", "repro"),
@@ -178,7 +169,7 @@ def measure_no_ops(done: Path) -> dict[str, Times]:
     return _take_turns(done, commands, NO_OPS)
 
 
-def measure_start_ups(done: Path) -> dict[str, Times]:
+def measure_start_ups(done: Path) -> dict[str, float]:
     """Time commands that should answer at once."""
     commands = {
         "python -c pass": ("-c", "pass"),
@@ -191,29 +182,20 @@ def measure_start_ups(done: Path) -> dict[str, Times]:
     return _take_turns(done, commands, START_UPS)
 
 
-def _take_turns(root: Path, commands: dict[str, tuple[str, ...]], repeats: int) -> dict[str, Times]:
+def _take_turns(root: Path, commands: dict[str, tuple[str, ...]], repeats: int) -> dict[str, float]:
     for command in commands.values():
         time_whole(root, *command)  # not counted: files come from the disk, bytecode is written
     wall: dict[str, list[float]] = {name: [] for name in commands}
-    cpu: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            before = read_cpu()
             wall[name].append(time_whole(root, *command))
-            cpu[name].append(read_cpu() - before)
-    return {
-        name: {
-            "seconds": round(statistics.median(wall[name]), 2),
-            "CPU": round(statistics.median(cpu[name]), 2),
-        }
-        for name in commands
-    }
+    return {name: round(statistics.median(seconds), 2) for name, seconds in wall.items()}
 
 
 def find_medians(found: dict[str, list[Times]], stages: list[str]) -> list[dict[str, Any]]:
     """Find the medians by stage and way; ``start and end`` is what belongs to no stage."""
     rows = []
-    for label in [*stages, "start and end", "in all", CPU]:
+    for label in [*stages, "start and end", "in all"]:
         row: dict[str, Any] = {"stage": label}
         for name, runs in found.items():
             values = [_pick(run, label, stages) for run in runs]
@@ -224,14 +206,10 @@ def find_medians(found: dict[str, list[Times]], stages: list[str]) -> list[dict[
 
 def _pick(run: Times, label: str, stages: list[str]) -> float:
     if label == "in all":
-        return _sum_up(run)
+        return sum(run.values())
     if label == "start and end":
-        return sum(value for name, value in run.items() if name not in (*stages, CPU))
+        return sum(value for name, value in run.items() if name not in stages)
     return run.get(label, 0.0)
-
-
-def _sum_up(run: Times) -> float:
-    return sum(value for name, value in run.items() if name != CPU)
 
 
 def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
@@ -245,25 +223,21 @@ def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def main() -> None:
     """Measure, print tables, write the numbers."""
+    argparse.ArgumentParser(
+        prog="python -m bench.doors",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     with tempfile.TemporaryDirectory() as home:
         found, done = measure_runs(Path(home))
         stages = list_stages(done)
         rows = find_medians(found, stages)
         no_ops, start_ups = measure_no_ops(done), measure_start_ups(done)
-    wall, cpu = rows[-2:]
-    ratios = [
-        ("times functions", *(f"{wall[name] / wall['functions']:.2f}" for name in WAYS)),
-        ("times functions, CPU", *(f"{cpu[name] / cpu['functions']:.2f}" for name in WAYS)),
-        (
-            "CPU seconds a stage more than processes",
-            *(f"{(cpu[name] - cpu['processes']) / len(stages):.2f}" for name in WAYS),
-        ),
-    ]
-    print_table(("seconds", *WAYS), [(row["stage"], *(f"{row[name]:.1f}" for name in WAYS)) for row in rows])
-    print_table(("in all", *WAYS), ratios)
+    more = [f"{(rows[-1][name] - rows[-1]['functions']) / len(stages):.2f}" for name in WAYS]
+    table = [(row["stage"], *(f"{row[name]:.1f}" for name in WAYS)) for row in rows]
+    print_table(("seconds", *WAYS), [*table, ("a stage more than functions", *more)])
     for about, times in (("nothing to do", no_ops), ("start", start_ups)):
-        lines = [(name, f"{row['seconds']:.2f}", f"{row['CPU']:.2f}") for name, row in times.items()]
-        print_table((about, "seconds", "CPU"), lines)
+        print_table((about, "seconds"), [(name, f"{seconds:.2f}") for name, seconds in times.items()])
     write_result(__file__, runs_of_each_way=ROUNDS, rows=rows, nothing_to_do=no_ops, start_up=start_ups)
 
 

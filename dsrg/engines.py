@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from functools import cache
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,9 +26,25 @@ _EXAMPLE = (1, 3, 96, 128)
 _OTHER = (2, 3, 150, 65)  # sizes that a trace of the example must not have fixed
 
 
+class Prepared(NamedTuple):
+    """A network ready to be run.
+
+    Attributes
+    ----------
+    forward : callable
+        ``(B, 3, h, w)`` float32 on the device to the tuple of float32 tensors there. Call it under
+        `torch.inference_mode`.
+    streams : int
+        As many threads may call it at a time.
+    """
+
+    forward: Forward
+    streams: int
+
+
 def prepare_network(
     network: nn.Module, *, device: torch.device, engine: Engine, streams: int = 1, threads: int = 0
-) -> Forward:
+) -> Prepared:
     """Prepare a network for inference.
 
     Parameters
@@ -40,28 +56,27 @@ def prepare_network(
     engine : {'openvino', 'torch'}
         What runs it on a CPU; on a GPU it is torch, and where OpenVINO cannot, which is warned of.
     streams : int
-        As many threads may call the result at a time, and share its cores, if ``openvino`` runs it.
+        As many threads are to call the result at a time, and share its cores, if ``openvino`` runs it; what
+        torch runs has all cores already, and one stream.
     threads : int
         Cores that ``openvino`` takes; 0 is as many as torch does. How many there are changes no number.
 
     Returns
     -------
-    callable
-        ``(B, 3, h, w)`` float32 on `device` to the tuple of float32 tensors on `device`. Call it under
-        `torch.inference_mode`.
+    Prepared
     """
     network = settle_norms(network.eval())
     forward = cast(Forward, network.to(device, memory_format=torch.channels_last))  # type: ignore[call-overload]
     if engine == "torch" or device.type != "cpu":
-        return forward
+        return Prepared(forward, 1)
     try:
         compiled = _OpenVino(network, streams=streams, threads=threads or torch.get_num_threads())
         _compare(compiled, forward)
     except Exception as error:  # noqa: BLE001  # OpenVINO's own share no base
         first = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
         warnings.warn(f"OpenVINO cannot run this network as torch does, so torch does: {first}", stacklevel=2)
-        return forward
-    return compiled
+        return Prepared(forward, 1)
+    return Prepared(compiled, streams)
 
 
 def _compare(forward: Forward, expected: Forward) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from flows.own_server import OwnServer, use_server
 from flows.reach import find_api, is_there
+from flows.versioning import prepare_stages
 from tasks import console
 from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import keep_lock
@@ -59,6 +60,7 @@ def _run(root: str, *kept: str) -> int:
         keep_lock(int(lock))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path(root)
+    prepare_stages(folder)
     status = _run_with_prefect(folder)
     if status is None:
         from flows.story import say_once

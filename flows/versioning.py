@@ -21,7 +21,7 @@ from typing import Any
 from tasks.errors import UserError
 from tasks.lifetime import end_with_starter, watched_by_children
 from tasks.locking import ask_for, find_holder
-from tasks.warm import Kind, hand_over, owned_by_children
+from tasks.warm import Kind, hand_over, owned_by_children, start_ahead
 
 STOP_SECONDS = 20.0
 BUSY_SECONDS = 20.0
@@ -152,6 +152,11 @@ def _ask_status(root: Path, stage: str) -> bool:
             raise kind(_explain(str(error), root)) from error
 
 
+def prepare_stages(root: Path) -> None:
+    """Have a process import what stages need, while this one is still at other things."""
+    start_ahead(root, _list_variables(owned_by_children()))
+
+
 def reproduce_stage(
     root: Path, stage: str, *, on_line: Callable[[str], None], environment: Mapping[str, str] | None = None
 ) -> Outcome:
@@ -206,18 +211,10 @@ def run_child(
     environment : mapping, optional
         Variables besides those of this process.
     """
-    variables = {
-        **os.environ,
-        **(environment or {}),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
-        **watched_by_children(),
-        "DSRG_PROGRESS": "plain",
-        "PYTHONUNBUFFERED": "1",
-    }
     child = subprocess.Popen(
         command,
         cwd=folder,
-        env=variables,
+        env=_list_variables(environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -237,6 +234,18 @@ def run_child(
         _stop(child)
         if child.stdout is not None:
             child.stdout.close()
+
+
+def _list_variables(added: Mapping[str, str]) -> dict[str, str]:
+    """List the variables of a child's environment."""
+    return {
+        **os.environ,
+        **added,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        **watched_by_children(),
+        "DSRG_PROGRESS": "plain",
+        "PYTHONUNBUFFERED": "1",
+    }
 
 
 def _stop(child: subprocess.Popen[str]) -> None:

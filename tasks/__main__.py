@@ -10,10 +10,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-# Threads that spin while they wait for a core cost a training step up to five times its time as soon
-# as anything else runs beside it (the loader does). Read by OpenMP when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 if __name__ == "__main__":  # before anything is imported that a warm process has already
     from tasks.warm import hand_over
 

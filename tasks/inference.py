@@ -58,8 +58,7 @@ def make_ready(network: nn.Module, compute: Compute, *, pictures: int) -> Ready:
 
     device = choose_device(compute.device)
     engine = "torch" if pictures < _FEW else compute.engine
-    shared = device.type != "cpu" or engine == "torch"
     threads = count_workers(compute.workers)
-    streams = 1 if shared else max(1, min(threads, pictures, _MOST_STREAMS))
-    forward = prepare_network(network, device=device, engine=engine, streams=streams, threads=threads)
-    return Ready(forward, device, streams, choose_batch_size(device))
+    streams = max(1, min(threads, pictures, _MOST_STREAMS))
+    prepared = prepare_network(network, device=device, engine=engine, streams=streams, threads=threads)
+    return Ready(prepared.forward, device, prepared.streams, choose_batch_size(device))

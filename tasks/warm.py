@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 SWITCH = "DSRG_WARM"
 OWNER = "DSRG_WARM_OWNER"
@@ -34,6 +35,7 @@ _ANCESTORS = 3
 CODE = Path(__file__).resolve().parent.parent
 
 STREAMS = ("stdin", "stdout", "stderr")
+_started: list[Any] = []  # kept, as they outlive this process: Python would warn of that
 
 
 @dataclass(frozen=True)
@@ -117,10 +119,8 @@ def hand_over(arguments: Sequence[str], kind: Kind = STAGES) -> int | None:
     int or None
         The exit status; None where this process is to do it.
     """
-    if os.environ.get(SWITCH) == "0" or sys.platform != "linux":
-        return None
     owner = _find_owner()
-    if owner is None or not (kind.beside_gpu or not any(map(glob, _GPUS))):
+    if owner is None or not _may_fork(kind):
         return None
     first = arguments[0] if arguments else ""
     wanted = kind.waited_for is None or first in kind.waited_for | kind.starting
@@ -129,6 +129,31 @@ def hand_over(arguments: Sequence[str], kind: Kind = STAGES) -> int | None:
         return None
     with connection:
         return None if first in kind.starting else _wait_for_stage(connection, kind, arguments)
+
+
+def start_ahead(folder: Path, environment: Mapping[str, str], kind: Kind = STAGES) -> None:
+    """Start a warm process for this process's children before the first of them asks for it.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they will run.
+    environment : mapping
+        Theirs.
+    kind : Kind
+    """
+    owner = int(environment[OWNER])
+    if _may_fork(kind):
+        with suppress(OSError):  # they see for themselves, then
+            place = _choose_place(owner, kind, folder)
+            if not place.exists():
+                _start(place, owner, kind, folder=folder, environment=environment)
+
+
+def _may_fork(kind: Kind) -> bool:
+    if os.environ.get(SWITCH) == "0" or sys.platform != "linux":
+        return False
+    return kind.beside_gpu or not any(map(glob, _GPUS))
 
 
 def _find_owner() -> int | None:
@@ -154,7 +179,7 @@ def _read_stat(pid: int) -> list[str]:
 
 def _connect(owner: int, kind: Kind, *, start: bool) -> socket.socket | None:
     try:
-        place = _choose_place(owner, kind)
+        place = _choose_place(owner, kind, Path())
     except OSError:
         return None  # the owner is gone, or the folder is not to be trusted
     connection = socket.socket(socket.AF_UNIX)
@@ -165,7 +190,7 @@ def _connect(owner: int, kind: Kind, *, start: bool) -> socket.socket | None:
         except FileNotFoundError:
             if not start:
                 break
-            _start(place, owner, kind)
+            _start(place, owner, kind, folder=Path(), environment=os.environ)
         except ConnectionRefusedError:
             place.unlink(missing_ok=True)  # of a process that was killed
         except OSError:
@@ -174,19 +199,19 @@ def _connect(owner: int, kind: Kind, *, start: bool) -> socket.socket | None:
     return None
 
 
-def _choose_place(owner: int, kind: Kind) -> Path:
-    """Choose the socket of an owner's warm process for this project, in a folder of this user alone."""
+def _choose_place(owner: int, kind: Kind, project: Path) -> Path:
+    """Choose the socket of an owner's warm process for a project, in a folder of this user alone."""
     folder = Path(tempfile.gettempdir()) / f"dsrg-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"`{folder}` is open to others")
     began = _read_stat(owner)[19]  # a later process may get the same number
-    project = Path().stat()
-    return folder / f"{owner}-{began}-{project.st_dev:x}-{project.st_ino:x}-{kind.module.partition('.')[0]}"
+    place = project.stat()
+    return folder / f"{owner}-{began}-{place.st_dev:x}-{place.st_ino:x}-{kind.module.partition('.')[0]}"
 
 
-def _start(place: Path, owner: int, kind: Kind) -> None:
+def _start(place: Path, owner: int, kind: Kind, *, folder: Path, environment: Mapping[str, str]) -> None:
     """Start a warm process; it can be connected to at once."""
     import subprocess
 
@@ -196,13 +221,24 @@ def _start(place: Path, owner: int, kind: Kind) -> None:
         except OSError:
             return  # somebody was faster
         listener.listen()
-        subprocess.Popen(
-            [sys.executable, "-m", "tasks.warm_process", str(listener.fileno()), str(owner), *kind.imports],
-            pass_fds=[listener.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
+        _started.append(
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tasks.warm_process",
+                    str(listener.fileno()),
+                    str(owner),
+                    *kind.imports,
+                ],
+                cwd=folder,
+                env=environment,
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         )
 
 

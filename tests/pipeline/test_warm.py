@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from toy_project import change_params, read_until, run_dvc, start_in, take_bodies
+from toy_project import build_environment, change_params, read_until, run_dvc, start_in, take_bodies
 
+from flows.versioning import prepare_stages
 from tasks.locking import find_holder
 from tasks.warm import OWNER, SWITCH
 
@@ -120,6 +122,26 @@ def test_a_bare_dvc_repro_has_one_too(toy_project: Path, own_folder_of_sockets: 
     assert process.returncode == 0, said + errors
     wait_for(lambda: list_sockets(own_folder_of_sockets) == [])
     assert "up to date" in run_dvc(toy_project, "repro", "cams")
+
+
+def test_one_started_ahead_takes_the_stages(
+    toy_project: Path,
+    owner: subprocess.Popen[bytes],
+    own_folder_of_sockets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in build_environment(toy_project).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv(OWNER, str(owner.pid))
+    monkeypatch.setattr(tempfile, "tempdir", str(own_folder_of_sockets))
+    prepare_stages(toy_project)
+    (socket,) = list_sockets(own_folder_of_sockets)
+    prepare_stages(toy_project)
+    process, worker = start_sleeping(toy_project, owner, "cues")
+    assert worker != process.pid
+    assert list_sockets(own_folder_of_sockets) == [socket], "nobody started a second one"
+    wake(toy_project, "cues")
+    assert process.communicate()[1] == ""
 
 
 def test_dvc_is_forked_likewise(toy_project: Path, owner: subprocess.Popen[bytes]) -> None:

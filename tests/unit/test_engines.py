@@ -35,7 +35,7 @@ def prepare_segmenter(engine: str, **settings: int) -> Forward:
     segmenter = SPEC.build(weights="imagenet")
     for layer in (segmenter.skip.mix[-1], *(branch[-1] for branch in segmenter.aspp.branches)):
         torch.nn.init.normal_(layer.weight, std=0.1)
-    return prepare_network(ProbabilityMaps(segmenter), device=CPU, engine=engine, **settings)
+    return prepare_network(ProbabilityMaps(segmenter), device=CPU, engine=engine, **settings).forward
 
 
 def prepare_classifier(engine: str) -> Forward:
@@ -43,7 +43,7 @@ def prepare_classifier(engine: str) -> Forward:
     classifier = ClassifierSpec("efficientnet_lite0", ("cat", "dog")).build(
         output_stride=16, weights="imagenet"
     )
-    return prepare_network(ActivationMaps(classifier), device=CPU, engine=engine)
+    return prepare_network(ActivationMaps(classifier), device=CPU, engine=engine).forward
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,8 @@ class Foreign(torch.nn.Module):
 @pytest.mark.parametrize("network", [Fixed, Foreign])
 def test_torch_runs_what_openvino_cannot(network: type[torch.nn.Module], views: list[Tensor]):
     with pytest.warns(UserWarning, match="OpenVINO cannot run this network as torch does"):
-        forward = prepare_network(network(), device=CPU, engine="openvino")
+        forward, streams = prepare_network(network(), device=CPU, engine="openvino", streams=2)
+    assert streams == 1, "it has all cores already"
     for view in views:
         torch.testing.assert_close(forward(view)[0], network()(view)[0])
 
@@ -129,7 +130,7 @@ from dsrg.engines import prepare_network
 class Double(torch.nn.Module):
     def forward(self, view):
         return (2 * view,)
-held = [prepare_network(Double(), device=torch.device("cpu"), engine="openvino", streams=2)]
+held = [prepare_network(Double(), device=torch.device("cpu"), engine="openvino", streams=2).forward]
 def run():
     held[0](torch.rand(1, 3, 40, 50))
     held.clear()
