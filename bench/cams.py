@@ -113,7 +113,7 @@ def measure_size(place: Path) -> float:
 def main() -> None:
     """Measure, print a table, write the numbers."""
     parser = argparse.ArgumentParser(prog="python -m bench.cams", description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--pictures", type=int, default=160)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

@@ -32,7 +32,7 @@ from tasks.workspace import Workspace
 
 CLASSES = 3
 LOT = 8
-REPEATS = 3
+REPEATS = 5
 
 
 def refine_lot(lot: tuple[Path, tuple[int, ...]]) -> list[NDArray[np.uint8]]:
