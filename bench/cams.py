@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -129,19 +130,20 @@ def main() -> None:
         def side(size: tuple[int, int]) -> int:
             return choose_view_side(size, smallest=params.classify.crop_size, largest=params.cams.size)
 
+        looked_at: dict[str, Any] = {"side": side, "canvas": params.ingest.canvas}
+        turns: list[tuple[str, Callable[[], None]]] = [
+            # all before the stage, which has the process keep memory that it frees
+            *(
+                ("loop", partial(run_plainly, plain, folder, index, place / f"plain{turn}", **looked_at))
+                for turn in range(REPEATS)
+            ),
+            *[("stage", partial(run_stage, params, workspace))] * REPEATS,
+        ]
         best: dict[str, float] = {}
-        for turn in range(REPEATS):
-            out = place / f"plain{turn}"
-            ways: dict[str, Callable[[], None]] = {
-                "loop": lambda out=out: run_plainly(  # type: ignore[misc]
-                    plain, folder, index, out, side=side, canvas=params.ingest.canvas
-                ),
-                "stage": lambda: run_stage(params, workspace),
-            }
-            for way, function in ways.items():
-                began = time.perf_counter()
-                function()
-                best[way] = min(best.get(way, np.inf), time.perf_counter() - began)
+        for way, function in turns:
+            began = time.perf_counter()
+            function()
+            best[way] = min(best.get(way, np.inf), time.perf_counter() - began)
         difference = compare(workspace, index, place / "plain0")
         sizes = {
             "loop": measure_size(place / "plain0"),

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import tempfile
 import time
@@ -33,11 +32,13 @@ from bench.training_step import CLASSES, draw_batch
 from dsrg.cam import choose_view_side
 from dsrg.classification import classification_loss
 from dsrg.crf import refine_probs
+from dsrg.engines import prepare_network
 from dsrg.inference import ActivationMaps, ProbabilityMaps, activate_views, predict_probs
 from dsrg.models import ClassifierSpec
 from dsrg.objectives import LabelLoss, SeedingLoss
 from dsrg.training import build_optimizer, choose_device, fit
 from flows.params_file import edit_params
+from tasks.doctor_places import name_processor
 from tasks.fitting import describe_segmenter
 from tasks.params import Params, read_params
 from tasks.presets import list_presets
@@ -131,7 +132,12 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     )
     large = RandomSamples(train.crop_size, classifier=False)
     first = time_steps(segmenter, head, seeding, large, train.batch_size, options)
-    labels = LabelLoss(boundary_weight=params.retrain.boundary_weight, crf=crf)
+    labels = LabelLoss(
+        balance=params.retrain.balance,
+        log_odds=1.0,
+        boundary_weight=params.retrain.boundary_weight,
+        crf=crf,
+    )
     later = time_steps(segmenter, head, labels, large, train.batch_size, options)
 
     rng = np.random.default_rng(0)
@@ -142,9 +148,13 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     picture = np.ascontiguousarray((255 * smooth).byte().permute(1, 2, 0).numpy())
     cams, relabel, evaluate = params.cams, params.relabel, params.evaluate
     few = max(2, options.steps // 4)
+    activate, predict = (
+        prepare_network(network, device=device, engine="openvino").forward
+        for network in (ActivationMaps(classifier), ProbabilityMaps(segmenter))
+    )
     a_cam = time_pictures(
         lambda: activate_views(
-            ActivationMaps(classifier),
+            activate,
             picture[None],
             long_side=choose_view_side(size, smallest=params.classify.crop_size, largest=cams.size),
             scales=cams.scales,
@@ -157,7 +167,7 @@ def measure(params: Params, options: argparse.Namespace) -> dict[str, Any]:
     a_label, a_prediction = (
         time_pictures(
             lambda views=views: predict_probs(  # type: ignore[misc]
-                ProbabilityMaps(segmenter),
+                predict,
                 picture,
                 long_side=segmenter.input_size,
                 scales=views.scales,
@@ -214,7 +224,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="training steps that are timed")
     options = parser.parse_args()
     device = choose_device(options.device)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or "cpu"
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else name_processor()
     place = f"{machine}, {os.cpu_count()} cores, {options.precision}"
     file = Path(__file__).with_suffix(".json")
     known = json.loads(file.read_text()) if file.exists() else {}

@@ -30,6 +30,7 @@ from flows.versioning import list_stages
 from tests.toy_project import build_environment, copy_project
 
 RATE = 20  # looks a second
+SHOWN = 25  # functions of no kind
 # What a frame says about the work, `function (file)`; the innermost frame that matches counts.
 KINDS = {
     "waiting": r"^(wait|select|poll|recv|acquire|read|_recv|accept|_wait_for_stage|serve) "
@@ -71,15 +72,17 @@ def watch(root: Path, label: str, stacks: Path) -> float:
     return time.perf_counter() - began
 
 
-def sort_out(stacks: Path, root: Path) -> Counter[str]:
-    """Count seconds of threads by kind of work."""
+def sort_out(stacks: Path, root: Path, rest: Counter[str]) -> Counter[str]:
+    """Count seconds of threads by kind of work; of what is of no kind, by innermost function in `rest`."""
     seconds: Counter[str] = Counter()
     for line in stacks.read_text(encoding="utf-8").splitlines():
         stack, _, count = line.rpartition(" ")
         frames = [shorten(frame, root) for frame in stack.split(";")]
-        kind = next((kind for frame in reversed(frames) if (kind := name_kind(frame))), "the rest")
+        kind = next((kind for frame in reversed(frames) if (kind := name_kind(frame))), None)
         if kind != "waiting":
-            seconds[kind] += int(count) / RATE
+            seconds[kind or "the rest"] += int(count) / RATE
+        if kind is None:
+            rest[" < ".join(reversed(frames[-3:]))] += int(count) / RATE
     return seconds
 
 
@@ -128,12 +131,16 @@ def main() -> None:
         shutil.copytree(Path(__file__).parent.parent / "presets", root / "presets")
         edit_params(root, folder=folder, preset=options.preset, settings=options.settings)
         clock, threads = {}, {}
+        rest: Counter[str] = Counter()
         for label in list_stages(root):
             stacks = Path(name) / f"{label}.txt"
             clock[label] = round(watch(root, label, stacks), 1)
-            threads[label] = sort_out(stacks, root)
+            threads[label] = sort_out(stacks, root, rest)
             print(f"{label:<12} {clock[label]:>8.1f} s", flush=True)
     print_table(threads, clock)
+    print("\nthe rest:")
+    for frames, seconds in rest.most_common(SHOWN):
+        print(f"{seconds:>8.1f} s  {frames}")
     kept = Path(__file__).with_suffix(".json")
     earlier = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
     found = {

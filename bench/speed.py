@@ -73,7 +73,7 @@ def _list_crf() -> Iterator[Row]:
         *("CRF in training, batch of 20", "pydensecrf, 21 classes, one thread", "6 x"),
         *(f"{batch['times_all_classes_clock']:.1f} x ({batch['times_all_classes']:.1f} by CPU time)", "crf"),
     )
-    step = read("training_step")
+    step = read("training_step")["parts"]
     share = f"{step['crf']['share']:.1%}"
     yield "CRF in training", "the whole step", "under 10%", share, "training_step"
     share = f"{step['growing']['share']:.2%}"
@@ -124,7 +124,7 @@ def list_growth() -> Iterator[Row]:
         yield (
             stage,
             *(f"{row['seconds']:.0f}" for row in found),
-            *(f"{row['ms_per_picture']:.1f}" for row in found),
+            *(f"{row['ms_per_picture']:.1f}" if row["time"] else "" for row in found),
             *(f"{row['mib']}" for row in found),
         )
 
@@ -157,8 +157,8 @@ def list_estimates() -> Iterator[Row]:
         for machine, found in machines.items():
             hours = found["voc_hours_in_all"]
             million = hours * MILLION / VOC / 24
-            eight = f"{million / 8:.0f}" if "NVIDIA" in machine else ""
-            yield preset, machine, f"{hours:.1f}", f"{million:.0f}", eight
+            eight = f"{million / 8:.1f}" if "NVIDIA" in machine else ""
+            yield preset, machine, f"{hours:.1f}", f"{million:.1f}", eight
 
 
 # -- the page ----------------------------------------------------------------------------------
@@ -199,10 +199,10 @@ def write_page(page: Path, tables: dict[str, str]) -> None:
     """
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
-        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
         if not pattern.search(text):
             raise ValueError(f"`{page}` has no <!-- {name} --> with an <!-- end --> after it")
-        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}{match[2]}", text)
+        text = pattern.sub(lambda match, table=table: f"{match[1]}{table}\n{match[2]}", text)
     page.write_text(text, encoding="utf-8")
 
 
