@@ -26,7 +26,6 @@ from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 SWITCH = "DSRG_WARM"
 OWNER = "DSRG_WARM_OWNER"
@@ -35,7 +34,6 @@ _ANCESTORS = 3
 CODE = Path(__file__).resolve().parent.parent
 
 STREAMS = ("stdin", "stdout", "stderr")
-_started: list[Any] = []  # kept, as they outlive this process: Python would warn of that
 
 
 @dataclass(frozen=True)
@@ -221,25 +219,17 @@ def _start(place: Path, owner: int, kind: Kind, *, folder: Path, environment: Ma
         except OSError:
             return  # somebody was faster
         listener.listen()
-        _started.append(
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tasks.warm_process",
-                    str(listener.fileno()),
-                    str(owner),
-                    *kind.imports,
-                ],
-                cwd=folder,
-                env=environment,
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+        child = subprocess.Popen(
+            [sys.executable, "-m", "tasks.warm_process", str(listener.fileno()), str(owner), *kind.imports],
+            cwd=folder,
+            env=environment,
+            pass_fds=[listener.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # not this process's: who reads them would wait for the end
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
+        child.returncode = 0  # it outlives this process, which Python would warn of
 
 
 def _wait_for_stage(connection: socket.socket, kind: Kind, arguments: Sequence[str]) -> int | None:
