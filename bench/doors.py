@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.results import write_result
+from bench.results import draw_table, write_result
 from flows.versioning import list_stages
 from tests.tiny_project import build_params, write_params
 from tests.toy_project import copy_project
@@ -212,15 +212,6 @@ def _pick(run: Times, label: str, stages: list[str]) -> float:
     return run.get(label, 0.0)
 
 
-def print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a table in Markdown."""
-    print("| " + " | ".join(head) + " |")
-    print("|---|" + "---:|" * (len(head) - 1))
-    for row in rows:
-        print("| " + " | ".join(row) + " |")
-    print()
-
-
 def main() -> None:
     """Measure, print tables, write the numbers."""
     argparse.ArgumentParser(
@@ -235,9 +226,9 @@ def main() -> None:
         no_ops, start_ups = measure_no_ops(done), measure_start_ups(done)
     more = [f"{(rows[-1][name] - rows[-1]['functions']) / len(stages):.2f}" for name in WAYS]
     table = [(row["stage"], *(f"{row[name]:.1f}" for name in WAYS)) for row in rows]
-    print_table(("seconds", *WAYS), [*table, ("a stage more than functions", *more)])
+    print(draw_table(("seconds", *WAYS), [*table, ("a stage more than functions", *more)]), "\n")
     for about, times in (("nothing to do", no_ops), ("start", start_ups)):
-        print_table((about, "seconds"), [(name, f"{seconds:.2f}") for name, seconds in times.items()])
+        print(draw_table((about, "seconds"), [(name, f"{one:.2f}") for name, one in times.items()]), "\n")
     write_result(__file__, runs_of_each_way=ROUNDS, rows=rows, nothing_to_do=no_ops, start_up=start_ups)
 
 

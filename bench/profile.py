@@ -21,10 +21,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from pathlib import Path
 
-from bench.results import write_result
+from bench.results import draw_table, write_result
+from bench.speed import list_profile
 from flows.params_file import edit_params
 from flows.versioning import list_stages
 from tests.toy_project import build_environment, copy_project
@@ -97,24 +98,6 @@ def name_kind(frame: str) -> str | None:
     return next((kind for kind, pattern in COMPILED.items() if pattern.search(frame)), None)
 
 
-def print_table(threads: dict[str, Counter[str]], clock: dict[str, float]) -> None:
-    """Print seconds by stage and kind in Markdown; both rounds of a stage are one column."""
-    by_stage: dict[str, Counter[str]] = defaultdict(Counter)
-    of_clock: Counter[str] = Counter()
-    totals: Counter[str] = Counter()
-    for label, kinds in threads.items():
-        by_stage[label.partition("@")[0]].update(kinds)
-        of_clock[label.partition("@")[0]] += clock[label]
-        totals.update(kinds)
-    print("| | " + " | ".join(by_stage) + " | in all |")
-    print("|---|" + "---:|" * (len(by_stage) + 1))
-    print(f"| **by the clock** | {' | '.join(f'{of_clock[stage]:.0f}' for stage in by_stage)} | ", end="")
-    print(f"{sum(clock.values()):.0f} |")
-    for kind, total in totals.most_common():
-        cells = [f"{kinds[kind]:.0f}" if kinds[kind] >= 0.5 else "" for kinds in by_stage.values()]
-        print(f"| {kind} | {' | '.join(cells)} | {total:.0f} |")
-
-
 def main() -> None:
     """Watch a run, print the table, write the numbers beside those of other data sets."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__.splitlines()[0])
@@ -137,10 +120,6 @@ def main() -> None:
             clock[label] = round(watch(root, label, stacks), 1)
             threads[label] = sort_out(stacks, root, rest)
             print(f"{label:<12} {clock[label]:>8.1f} s", flush=True)
-    print_table(threads, clock)
-    print("\nthe rest:")
-    for frames, seconds in rest.most_common(SHOWN):
-        print(f"{seconds:>8.1f} s  {frames}")
     kept = Path(__file__).with_suffix(".json")
     earlier = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
     found = {
@@ -150,7 +129,13 @@ def main() -> None:
             for label, kinds in threads.items()
         },
     }
-    write_result(__file__, runs={**earlier, options.name or (folder.name if folder else "demo"): found})
+    run = options.name or (folder.name if folder else "demo")
+    write_result(__file__, runs={**earlier, run: found})
+    head, *rows = list_profile(run)
+    print(draw_table(head, rows))
+    print("\nthe rest:")
+    for frames, seconds in rest.most_common(SHOWN):
+        print(f"{seconds:>8.1f} s  {frames}")
 
 
 if __name__ == "__main__":

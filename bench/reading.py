@@ -5,7 +5,7 @@ stage and by a plain loop of PIL and NumPy in one process; then they are read in
 store, and decoded and scaled anew from the JPEGs. Fewer of 4000 x 3000, as cameras make them, are ingested
 likewise. Pictures read must be equal but for rounding (a twentieth of a grey level in the mean), or nothing
 is reported; large ones, which ingest decodes at a fraction of their size, within a grey level.
-Ingest is timed by the clock, as its work is spread over processes, and the peers take turns; reading is
+Ingest is timed by the clock, as its work is spread over threads, and the peers take turns; reading is
 timed by CPU time of one thread. Writes ``bench/reading.json``.
 
     python -m bench.reading
@@ -149,7 +149,7 @@ def main() -> None:
     """Measure, print a table, write the numbers."""
     parser = argparse.ArgumentParser(prog="python -m bench.reading", description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=1000)
-    parser.add_argument("--workers", type=int, default=2, help="processes of ingest (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="threads of ingest (default: 2)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

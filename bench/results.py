@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,11 @@ def write_result(bench: str, **numbers: Any) -> Path:
     }
     place.write_text(json.dumps({**about, **numbers}, indent=2) + "\n", encoding="utf-8")
     return place
+
+
+def draw_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """Draw a table in Markdown; all columns but the first `left` stand to the right."""
+    ruler = "|" + "---|" * left + "---:|" * (len(head) - left)
+    return "\n".join(
+        ["| " + " | ".join(head) + " |", ruler, *("| " + " | ".join(row) + " |" for row in rows)]
+    )

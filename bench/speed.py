@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bench.results import draw_table
+
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "speed.md"
 MINUTES_5 = 300.0
@@ -152,8 +154,6 @@ def list_profile(name: str) -> Iterator[Row]:
 def list_estimates() -> Iterator[Row]:
     """List hours of a whole run by preset and machine: VOC 2012's training pictures, and a million."""
     for preset, machines in read("presets").items():
-        if not isinstance(machines, dict):
-            continue
         for machine, found in machines.items():
             hours = found["voc_hours_in_all"]
             million = hours * MILLION / VOC / 24
@@ -164,28 +164,24 @@ def list_estimates() -> Iterator[Row]:
 # -- the page ----------------------------------------------------------------------------------
 
 
-def draw(head: Row, rows: Iterator[Row] | list[Row]) -> str:
-    """Draw a table in Markdown; all columns but the first two to the right."""
-    right = ["---|"] * min(2, len(head)) + ["---:|"] * (len(head) - 2)
-    lines = ["| " + " | ".join(head) + " |", "|" + "".join(right)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
 def build_tables() -> dict[str, str]:
     """Build every table of the page by the name of its mark."""
     counts = sorted({row["pictures"] for row in read("growth")["rows"]})
     growth_head = ("stage", *(f"{n}: s" for n in counts), *(f"{n}: ms each" for n in counts))
     tables = {
-        "ratios": draw(("what", "against", "asked", "measured", "`python -m bench.`"), list_ratios()),
-        "growth": draw((*growth_head, *(f"{n}: MiB" for n in counts)), list_growth()),
-        "estimates": draw(
+        "ratios": draw_table(
+            ("what", "against", "asked", "measured", "`python -m bench.`"), list_ratios(), left=2
+        ),
+        "growth": draw_table((*growth_head, *(f"{n}: MiB" for n in counts)), list_growth(), left=2),
+        "estimates": draw_table(
             ("preset", "machine", "VOC 2012, hours", "a million pictures, days", "on eight GPUs, days"),
             list_estimates(),
+            left=2,
         ),
     }
     for name in read("profile")["runs"]:
         head, *rows = list_profile(name)
-        tables[f"profile {name}"] = draw(head, rows)
+        tables[f"profile {name}"] = draw_table(head, rows, left=2)
     return tables
 
 

@@ -121,31 +121,35 @@ def hand_over(arguments: Sequence[str], kind: Kind = STAGES) -> int | None:
     if owner is None or not _may_fork(kind):
         return None
     first = arguments[0] if arguments else ""
-    wanted = kind.waited_for is None or first in kind.waited_for | kind.starting
-    connection = _connect(owner, kind, start=wanted)
+    if first in kind.starting:
+        _start_if_none(owner, kind, folder=Path(), environment=os.environ)
+        return None
+    connection = _connect(owner, kind, start=kind.waited_for is None or first in kind.waited_for)
     if connection is None:
         return None
     with connection:
-        return None if first in kind.starting else _wait_for_stage(connection, kind, arguments)
+        return _wait_for_stage(connection, kind, arguments)
 
 
-def start_ahead(folder: Path, environment: Mapping[str, str], kind: Kind = STAGES) -> None:
-    """Start a warm process for this process's children before the first of them asks for it.
+def start_ahead(folder: Path, environment: Mapping[str, str]) -> None:
+    """Start a warm process for stages before the first of them asks for it.
 
     Parameters
     ----------
     folder : Path
         Where they will run.
     environment : mapping
-        Theirs.
-    kind : Kind
+        Theirs; it names their owner.
     """
-    owner = int(environment[OWNER])
-    if _may_fork(kind):
-        with suppress(OSError):  # they see for themselves, then
-            place = _choose_place(owner, kind, folder)
-            if not place.exists():
-                _start(place, owner, kind, folder=folder, environment=environment)
+    if _may_fork(STAGES):
+        _start_if_none(int(environment[OWNER]), STAGES, folder=folder, environment=environment)
+
+
+def _start_if_none(owner: int, kind: Kind, *, folder: Path, environment: Mapping[str, str]) -> None:
+    with suppress(OSError):  # those who want one see for themselves, then
+        place = _choose_place(owner, kind, folder)
+        if not place.exists():
+            _start(place, owner, kind, folder=folder, environment=environment)
 
 
 def _may_fork(kind: Kind) -> bool:

@@ -179,7 +179,8 @@ def _become_stage(request: Request) -> int:
         from tasks import console
 
         console.renew()
-        if request.arguments[:1] in [[stage] for stage in module.TRAINING] and sys.version_info < (3, 13):
+        trains = bool(request.arguments) and request.arguments[0] in module.TRAINING
+        if trains and sys.version_info < (3, 13):
             _fork_loader_server()
     return int(module.main(request.arguments))
 

@@ -1,36 +1,31 @@
-"""Work in threads: what it costs beside the work."""
+"""Jobs in threads: all are done, and what goes wrong is said."""
 
 from __future__ import annotations
 
-import platform
-import resource
+import threading
 
-import numpy as np
 import pytest
 
-from dsrg.crf import refine_probs
-from tasks.shards import map_in_threads
+from dsrg.threads import run_in_threads
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
-def test_memory_that_a_thread_frees_is_what_it_gets_next() -> None:
-    rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (160, 200, 3), np.uint8)
-    probs = np.full((3, 160, 200), 1 / 3, np.float32)
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 4])
+def test_every_job_is_done_once(threads: int, count: int) -> None:
+    done: list[int] = []
+    run_in_threads(done.append, range(count), threads=threads)
+    assert sorted(done) == list(range(count))
 
-    def refine(number: int) -> int:
-        before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
-        refine_probs(
-            probs,
-            image,
-            iterations=2,
-            bilateral_weight=4.0,
-            bilateral_xy=49.0,
-            bilateral_rgb=5.0,
-            gaussian_weight=3.0,
-            gaussian_xy=3.0,
-        )
-        return resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
 
-    faults = list(map_in_threads(refine, range(24), 2))
-    assert np.median(faults[8:]) < 50, "hundreds, if all of it came from the system anew"
+def test_jobs_run_at_the_same_time() -> None:
+    meeting = threading.Barrier(2, timeout=30)
+    run_in_threads(lambda _: meeting.wait() and None, range(2), threads=2)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_first_job_to_fail_is_heard_of(threads: int) -> None:
+    def fail(job: int) -> None:
+        raise ValueError(f"job {job}")
+
+    with pytest.raises(ValueError, match="job 0"):
+        run_in_threads(fail, range(3), threads=threads)
