@@ -31,10 +31,13 @@ from flows.versioning import list_stages
 from tests.toy_project import build_environment, copy_project
 
 RATE = 20  # looks a second
+IDLE = re.compile(
+    r"^_worker \(concurrent/futures/"
+)  # a thread of a pool that has nothing to do, if innermost
 SHOWN = 25  # functions of no kind
 # What a frame says about the work, `function (file)`; the innermost frame that matches counts.
 KINDS = {
-    "waiting": r"^(wait|select|poll|recv|acquire|read|_recv|accept|_wait_for_stage|serve) "
+    "waiting": r"^(.*\.)?(wait|select|poll|recv|acquire|read|_recv|accept|_wait_for_stage|serve) "
     r"\((threading|selectors|multiprocessing/|subprocess|socket|tasks/warm|queue|concurrent/)",
     "backward pass": r"\(torch/autograd/|dsrg/models/depthwise.py.*backward|^backward \(",
     "optimizer": r"\(torch/optim/",
@@ -46,9 +49,10 @@ KINDS = {
     "stores": r"\((dsrg/store\.py|zarr/|numcodecs/)",
     "pictures read and scaled": r"\((dsrg/image\.py|PIL/)|dsrg/(sources|synthetic|duplicates)",
     "CAMs and cues": r"\(dsrg/(cam|cues|affinity|inference|drawing)\w*\.py",
+    "maps scaled": r"\(dsrg/scaling",
     "scores": r"\((dsrg/(metrics|scoring)|torchmetrics/)",
     "panels and plots": r"\((dsrg/panels|matplotlib/)",
-    "imports": r"<frozen importlib|^_find_and_load|<module> \(",
+    "imports": r"<frozen importlib|^_find_and_load|<module> \(|^ *main\(\d+, \d+, \[",  # also a forkserver's
     "MLflow": r"\((mlflow/|tasks/tracking|sqlalchemy/)",
     "compiling": r"\((numba|llvmlite)/",
     "DVC": r"\((dvc|dvc_data|dvc_objects|scmrepo|pygit2|git)/",
@@ -80,6 +84,8 @@ def sort_out(stacks: Path, root: Path, rest: Counter[str]) -> Counter[str]:
         stack, _, count = line.rpartition(" ")
         frames = [shorten(frame, root) for frame in stack.split(";")]
         kind = next((kind for frame in reversed(frames) if (kind := name_kind(frame))), None)
+        if IDLE.match(frames[-1]):
+            kind = "waiting"
         if kind != "waiting":
             seconds[kind or "the rest"] += int(count) / RATE
         if kind is None:

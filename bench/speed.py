@@ -83,9 +83,10 @@ def _list_crf() -> Iterator[Row]:
 
 
 def _list_flows() -> Iterator[Row]:
-    cams = pick(read("cams")["rows"], way="stage")
     loop = "a loop: one picture, one scale at a time, .npy files"
-    yield "CAMs, 3 scales, flipped", loop, "3 x", f"{cams['times']:.1f} x", "cams"
+    for way, number in (("stage", "float32"), ("stage, bfloat16", "bfloat16")):
+        cams = pick(read("cams")["rows"], way=way)
+        yield f"CAMs, 3 scales, flipped, {number}", loop, "3 x", f"{cams['times']:.1f} x", "cams"
     yield "CAMs on the disk", loop, "20 x", f"{cams['times_smaller']:.0f} x smaller", "cams"
     training = pick(read("training")["rows"], peer="stage")
     plain = "a plain torch loop, JPEG folder, PIL"

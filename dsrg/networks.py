@@ -24,7 +24,7 @@ class NetworkError(Exception):
 
 
 class TorchNetwork:
-    """A segmenter in torch.
+    """A segmenter of this program, run by torch or OpenVINO.
 
     Parameters
     ----------
@@ -33,15 +33,22 @@ class TorchNetwork:
     classes : tuple of K str
         Foreground classes.
     device : torch.device
+    engine : {'openvino', 'torch'}
+        What runs it on a CPU.
+    **settings
+        As for :func:`dsrg.engines.prepare_network`.
     """
 
-    def __init__(self, segmenter: Any, classes: tuple[str, ...], device: Any) -> None:
+    def __init__(
+        self, segmenter: Any, classes: tuple[str, ...], device: Any, *, engine: Any = "torch", **settings: Any
+    ) -> None:
         self.classes = ("background", *classes)
         self.input_size = int(segmenter.input_size)
+        from dsrg.engines import prepare_network  # imports timm, which takes seconds
         from dsrg.inference import ProbabilityMaps
-        from dsrg.models.folding import settle_norms  # imports timm, which takes seconds
 
-        self._maps = settle_norms(ProbabilityMaps(segmenter)).to(device)
+        prepared = prepare_network(ProbabilityMaps(segmenter), device=device, engine=engine, **settings)
+        self._forward = prepared.forward
         self._device = device
 
     def view(self, images: NDArray[np.uint8], *, scale: float, flip: bool) -> NDArray[np.float32]:
@@ -49,7 +56,7 @@ class TorchNetwork:
         from dsrg.inference import view_images
 
         maps = view_images(
-            lambda view: self._maps(view)[0],
+            lambda view: self._forward(view)[0],
             images,
             long_side=self.input_size * scale,
             flip=flip,

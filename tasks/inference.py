@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.schema import Compute
 from tasks.shards import count_workers
@@ -57,8 +57,20 @@ def make_ready(network: nn.Module, compute: Compute, *, pictures: int) -> Ready:
     from dsrg.training import choose_device
 
     device = choose_device(compute.device)
-    engine = "torch" if pictures < _FEW else compute.engine
-    threads = count_workers(compute.workers)
-    streams = max(1, min(threads, pictures, _MOST_STREAMS))
-    prepared = prepare_network(network, device=device, engine=engine, streams=streams, threads=threads)
+    prepared = prepare_network(network, device=device, **choose_engine(compute, pictures=pictures))
     return Ready(prepared.forward, device, prepared.streams, choose_batch_size(device))
+
+
+def choose_engine(compute: Compute, *, pictures: int) -> dict[str, Any]:
+    """Choose how :func:`dsrg.engines.prepare_network` prepares a network to see so many pictures on a CPU."""
+    return {
+        "engine": "torch" if pictures < _FEW else compute.engine,
+        "inference_precision": compute.inference_precision,
+        "streams": choose_threads(compute, pictures=pictures),
+        "threads": count_workers(compute.workers),
+    }
+
+
+def choose_threads(compute: Compute, *, pictures: int) -> int:
+    """Choose how many pictures are worked on at a time."""
+    return max(1, min(count_workers(compute.workers), pictures, _MOST_STREAMS))

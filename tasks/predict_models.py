@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
+from tasks.inference import choose_engine, choose_threads
 from tasks.params import check_round, read_params
+from tasks.schema import Compute
 
 if TYPE_CHECKING:
     from dsrg.drawing import Network
@@ -35,6 +37,8 @@ class Model:
         sha256 of its file.
     settings : dict
         How it is meant to draw (``scales``, ``flip``, ``crf``, ``max_side``), as far as it says.
+    threads : int
+        So many pictures are best drawn at a time.
     log_odds : float
         Of the segmenter's spec, for a CRF that the settings do not describe.
     """
@@ -43,6 +47,7 @@ class Model:
     source: str
     digest: str
     settings: dict[str, Any]
+    threads: int
     log_odds: float = 0.0
 
 
@@ -63,7 +68,7 @@ def locate_segmenter(root: Path, *, round_key: str | None = None) -> Path:
     return weights
 
 
-def open_model(named: str | None, *, root: Path, device: str) -> Model:
+def open_model(named: str | None, *, root: Path, compute: Compute, pictures: int) -> Model:
     """Open the model that a user named.
 
     Parameters
@@ -72,31 +77,36 @@ def open_model(named: str | None, *, root: Path, device: str) -> Model:
         See `KINDS`; None is the last round's segmenter in the workspace.
     root : Path
         The workspace; it needs to be none where a file is named.
-    device : {'auto', 'cpu', 'cuda'}
+    compute : Compute
+    pictures : int
+        It is to draw so many.
 
     Raises
     ------
     UserError
         Of no known kind, not there, damaged, or not to be run on that device.
     """
+    work: Any = {"compute": compute, "pictures": pictures}
     if named is None:
         if not (root / "params.yaml").exists():
             raise UserError(f"no model and no params.yaml here: name one with --model, {KINDS}")
         weights = locate_segmenter(root)
-        return _open_checkpoint(weights, source=str(weights), device=device, settings={})
+        return _open_checkpoint(weights, source=str(weights), settings={}, **work)
     path = Path(named).expanduser()
     if named.startswith(_MLFLOW):
-        return _open_registered(named, root=root, device=device)
+        return _open_registered(named, root=root, **work)
     if path.suffix == ".safetensors":
-        return _open_checkpoint(path, source=named, device=device, settings={})
+        return _open_checkpoint(path, source=named, settings={}, **work)
     if path.suffix == ".onnx":
-        return _open_onnx(path, source=named, device=device)
+        return _open_onnx(path, source=named, **work)
     if path.is_dir() and (path / "MLmodel").is_file():
-        return _open_mlflow(path, source=named, device=device)
+        return _open_mlflow(path, source=named, **work)
     raise UserError(f"`--model` must be {KINDS}, got {named!r}")
 
 
-def _open_checkpoint(path: Path, *, source: str, device: str, settings: dict[str, Any]) -> Model:
+def _open_checkpoint(
+    path: Path, *, source: str, compute: Compute, pictures: int, settings: dict[str, Any]
+) -> Model:
     if not path.is_file():
         raise UserError(f"`{path}` not found: `--model` must be {KINDS}")
     from dsrg.models import ModelFileError, load_segmenter
@@ -104,34 +114,37 @@ def _open_checkpoint(path: Path, *, source: str, device: str, settings: dict[str
     from dsrg.training import choose_device
 
     try:
-        chosen = choose_device(device)
+        chosen = choose_device(compute.device)
         segmenter, spec = load_segmenter(path)
     except (ModelFileError, ValueError) as error:
         raise UserError(str(error)) from None
-    network = TorchNetwork(segmenter, spec.classes, chosen)
-    return Model(network, source, hash_file(path), settings, spec.log_odds)
+    engine = choose_engine(compute, pictures=pictures)
+    network = TorchNetwork(segmenter, spec.classes, chosen, **engine)
+    threads = choose_threads(compute, pictures=pictures)
+    return Model(network, source, hash_file(path), settings, threads, spec.log_odds)
 
 
-def _open_onnx(path: Path, *, source: str, device: str) -> Model:
+def _open_onnx(path: Path, *, source: str, compute: Compute, pictures: int) -> Model:
     from dsrg.networks import NetworkError, OnnxNetwork
 
     try:
-        network = OnnxNetwork(path, cuda=device == "cuda")
+        network = OnnxNetwork(path, cuda=compute.device == "cuda")
     except NetworkError as error:
         raise UserError(str(error)) from None
-    return Model(network, source, hash_file(path), dict(network.about["settings"]))
+    threads = choose_threads(compute, pictures=pictures)
+    return Model(network, source, hash_file(path), dict(network.about["settings"]), threads)
 
 
-def _open_registered(uri: str, *, root: Path, device: str) -> Model:
+def _open_registered(uri: str, *, root: Path, compute: Compute, pictures: int) -> Model:
     from tasks.tracking_model import download_model
     from tasks.workspace import Workspace
 
     with tempfile.TemporaryDirectory(prefix="dsrg-model-") as place:
         folder = download_model(uri, Workspace(root), Path(place))
-        return _open_mlflow(folder, source=uri, device=device)
+        return _open_mlflow(folder, source=uri, compute=compute, pictures=pictures)
 
 
-def _open_mlflow(folder: Path, *, source: str, device: str) -> Model:
+def _open_mlflow(folder: Path, *, source: str, compute: Compute, pictures: int) -> Model:
     """Open a model as MLflow stores it: only the weights in it are read, no code of it is run."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
@@ -144,7 +157,7 @@ def _open_mlflow(folder: Path, *, source: str, device: str) -> Model:
     except (YAMLError, KeyError, TypeError, OSError):
         raise UserError(f"`{source}` holds no segmenter of this program: `--model` must be {KINDS}") from None
     found = json.loads(settings.read_text(encoding="utf-8")) if settings and settings.is_file() else {}
-    return _open_checkpoint(weights, source=source, device=device, settings=found)
+    return _open_checkpoint(weights, source=source, compute=compute, pictures=pictures, settings=found)
 
 
 def hash_file(path: Path) -> str:

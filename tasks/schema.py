@@ -271,7 +271,10 @@ class Compute(Section):
     """Machine matters; no stage is run again because of them."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="where networks run")
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="number format of networks")
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="number format of training")
+    inference_precision: Literal["32-true", "bf16-mixed"] = Field(
+        description="number format of networks that are trained"
+    )
     engine: Literal["openvino", "torch"] = Field(description="what runs networks that are trained, on a CPU")
     workers: int = Field(ge=0, le=1024, description="pictures worked on at a time; 0 = all cores")
 

@@ -6,6 +6,7 @@ import ctypes
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -85,15 +86,35 @@ def map_shards(
             raise
 
 
-def map_in_threads(function: Callable[[Job], Result], jobs: Sequence[Job], threads: int) -> Iterator[Result]:
-    """Call `function` on every job, in so many threads, and yield the results in the jobs' order."""
-    if min(threads, len(jobs)) <= 1:
+def map_in_threads(
+    function: Callable[[Job], Result], jobs: Sequence[Job], threads: int, *, ahead: int | None = None
+) -> Iterator[Result]:
+    """Call `function` on every job, in so many threads, and yield the results in the jobs' order.
+
+    Parameters
+    ----------
+    function : callable
+    jobs : sequence
+    threads : int
+        With 1, or one job, everything runs in this thread, unless it may run ahead.
+    ahead : int, optional
+        Results that may wait, beside those being worked on: for large ones. None is any number.
+    """
+    if min(threads, len(jobs)) <= 1 and not (ahead and len(jobs) > 1):
         yield from map(function, jobs)
         return
     keep_freed_memory()
     pool = ThreadPoolExecutor(threads, thread_name_prefix="shards")
     try:
-        yield from pool.map(function, jobs)
+        if ahead is None:
+            yield from pool.map(function, jobs)
+            return
+        coming = deque(pool.submit(function, job) for job in jobs[: threads + ahead])
+        for job in jobs[threads + ahead :]:
+            yield coming.popleft().result()
+            coming.append(pool.submit(function, job))
+        while coming:
+            yield coming.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)  # after an error nothing new is begun
 

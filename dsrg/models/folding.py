@@ -14,8 +14,33 @@ import torch
 from timm.layers.conv2d_same import Conv2dSame, conv2d_same
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsrg.models.depthwise import DepthwiseConv2d
+
+
+class _SettledConvSame(nn.Conv2d):
+    """A convolution with TensorFlow's padding, reckoned in integers.
+
+    timm reckons it in floats, which a program that computes in bfloat16 rounds: 321 pixels become 20 cells.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, self.dilation, strict=True)
+        (top, bottom), (left, right) = (_pad_same(*side) for side in sides)
+        return super().forward(functional.pad(x, (left, right, top, bottom)))
+
+
+def _pad_same(size: int, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Reckon how many zeros come before and after; never less than none if a kernel covers its stride."""
+    whole = ((size + stride - 1) // stride - 1) * stride + dilation * (kernel - 1) + 1 - size
+    return whole // 2, whole - whole // 2
+
+
+def _covers_stride(conv: nn.Module) -> bool:
+    assert isinstance(conv, nn.Conv2d)
+    sides = zip(conv.kernel_size, conv.stride, conv.dilation, strict=True)
+    return all(dilation * (kernel - 1) + 1 >= stride for kernel, stride, dilation in sides)
 
 
 class _ScaledConv(DepthwiseConv2d):
@@ -137,7 +162,8 @@ def settle_norms(module: nn.Module) -> nn.Module:
                 setattr(part, name, nn.Identity())
             elif isinstance(child, _ScaledConv | _ScaledConvSame):
                 del child.norm_after
-            child.__class__ = _PLAIN.get(type(child), type(child))
+            kind = _PLAIN.get(type(child), type(child))
+            child.__class__ = _SettledConvSame if kind is Conv2dSame and _covers_stride(child) else kind
     return module
 
 

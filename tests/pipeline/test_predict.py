@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from tiny_data import CRF, write_segmenter
 from tiny_drawing import PROJECT, SPEC, run_dsrg
 from tiny_folder import draw_picture
+from tiny_project import build_params
 
 from dsrg.labels import build_palette
 from flows.cli import app, guard
@@ -317,7 +318,9 @@ def test_the_champion_of_mlflow_draws(
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert (settings["source"], settings["max_side"]) == ("models:/birds@champion", 64)
     with pytest.raises(UserError, match=r"`models:/fish@champion` cannot be had from MLflow: [^\n]+$"):
-        open_model("models:/fish@champion", root=drawing_workspace, device="cpu")
+        open_model(
+            "models:/fish@champion", root=drawing_workspace, compute=build_params().compute, pictures=1
+        )
 
 
 @pytest.mark.slow

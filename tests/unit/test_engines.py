@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ SPEC = SegmenterSpec(
 )
 
 
-def prepare_segmenter(engine: str, **settings: int) -> Forward:
+def prepare_segmenter(engine: str, **settings: Any) -> Forward:
     torch.manual_seed(0)
     segmenter = SPEC.build(weights="imagenet")
     for layer in (segmenter.skip.mix[-1], *(branch[-1] for branch in segmenter.aspp.branches)):
@@ -38,12 +40,12 @@ def prepare_segmenter(engine: str, **settings: int) -> Forward:
     return prepare_network(ProbabilityMaps(segmenter), device=CPU, engine=engine, **settings).forward
 
 
-def prepare_classifier(engine: str) -> Forward:
+def prepare_classifier(engine: str, **settings: Any) -> Forward:
     torch.manual_seed(0)
     classifier = ClassifierSpec("efficientnet_lite0", ("cat", "dog")).build(
         output_stride=16, weights="imagenet"
     )
-    return prepare_network(ActivationMaps(classifier), device=CPU, engine=engine).forward
+    return prepare_network(ActivationMaps(classifier), device=CPU, engine=engine, **settings).forward
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,31 @@ def test_both_engines_answer_alike(prepare, views: list[Tensor]):
                 assert answer.dtype == torch.float32
                 torch.testing.assert_close(answer, wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max()))
                 assert float(wanted.std()) > 1e-3
+
+
+@pytest.mark.parametrize("size", [(321, 500), (333, 257), (97, 321), (64, 96)])
+def test_sizes_are_those_of_torch_in_bfloat16_too(size: tuple[int, int]):
+    # 321 is no number of bfloat16: sizes reckoned in floats come out as those of 320
+    classifier = ClassifierSpec("efficientnet_lite0", ("cat", "dog")).build(output_stride=16, weights="none")
+    view = torch.rand(1, 3, *size)
+    expected = [answer.shape for answer in ActivationMaps(classifier.eval())(view)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch would run it instead
+        forward = prepare_network(
+            ActivationMaps(classifier), device=CPU, engine="openvino", inference_precision="bf16-mixed"
+        ).forward
+    assert [answer.shape for answer in forward(view)] == expected
+
+
+@pytest.mark.parametrize("prepare", [prepare_segmenter, prepare_classifier])
+def test_bfloat16_answers_nearly_alike(prepare, views: list[Tensor]):
+    ours = prepare("openvino", inference_precision="bf16-mixed")
+    torchs = prepare("torch", inference_precision="bf16-mixed")
+    with torch.inference_mode():
+        for view in views:
+            for answer, wanted in zip(ours(view), torchs(view), strict=True):
+                assert answer.dtype == wanted.dtype == torch.float32
+                assert float((answer - wanted).abs().mean()) < 0.1 * float(wanted.abs().max())
 
 
 def test_an_answer_is_not_written_over_by_the_next(views: list[Tensor]):
@@ -115,10 +142,13 @@ class Foreign(torch.nn.Module):
         return (torch.special.gammaln(view),)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("network", [Fixed, Foreign])
-def test_torch_runs_what_openvino_cannot(network: type[torch.nn.Module], views: list[Tensor]):
+def test_torch_runs_what_openvino_cannot(network: type[torch.nn.Module], precision: Any, views: list[Tensor]):
     with pytest.warns(UserWarning, match="OpenVINO cannot run this network as torch does"):
-        forward, streams = prepare_network(network(), device=CPU, engine="openvino", streams=2)
+        forward, streams = prepare_network(
+            network(), device=CPU, engine="openvino", inference_precision=precision, streams=2
+        )
     assert streams == 1, "it has all cores already"
     for view in views:
         torch.testing.assert_close(forward(view)[0], network()(view)[0])

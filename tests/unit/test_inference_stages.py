@@ -22,7 +22,14 @@ class Double(torch.nn.Module):
 
 
 def ready(pictures: int, **changes: Any) -> inference.Ready:
-    settings = {"device": "cpu", "precision": "32-true", "engine": "openvino", "workers": 3, **changes}
+    settings = {
+        "device": "cpu",
+        "precision": "32-true",
+        "inference_precision": "32-true",
+        "engine": "openvino",
+        "workers": 3,
+        **changes,
+    }
     return make_ready(Double(), Compute.model_validate(settings), pictures=pictures)
 
 

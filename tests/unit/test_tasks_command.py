@@ -17,7 +17,7 @@ from dsrg.store import StoreError
 from tasks.__main__ import main
 from tasks.console import parse_progress, show_progress, track
 from tasks.errors import UserError
-from tasks.shards import map_shards
+from tasks.shards import map_in_threads, map_shards
 
 
 @pytest.fixture
@@ -140,6 +140,22 @@ def test_after_a_failing_shard_none_is_begun():
     with pytest.raises(ValueError, match="0"):
         list(map_shards(fail_at_once, range(100), workers=2, description="shards", in_threads=True))
     assert len(begun) < 10
+
+
+@pytest.mark.parametrize(("threads", "count"), [(1, 10), (3, 10), (3, 2), (1, 1), (2, 0)])
+def test_threads_run_no_further_ahead_than_they_may(threads: int, count: int):
+    begun: list[int] = []
+
+    def note(job: int) -> int:
+        begun.append(job)
+        return 2 * job
+
+    found = []
+    for result in map_in_threads(note, range(count), threads, ahead=1):
+        found.append(result)
+        time.sleep(0.01)
+        assert len(begun) <= len(found) + threads
+    assert found == [2 * job for job in range(count)]
 
 
 def test_threads_share_what_is_open():
