@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dsrg.labels import IGNORE_INDEX
 
+GROWN, HAS_NAN, NO_IDS = 0, 1, 2
 _BLOCK = 1024  # pixels at a time: what is kept of them between two planes stays in the fastest cache
 
 
@@ -22,15 +23,20 @@ def grow_planes(
     fg: float,
     bg: float,
     seeds: NDArray[np.bool_],
-) -> bool:
-    """Grow `cues` into `seeds`; False if a probability is NaN. All arrays are contiguous."""
+) -> int:
+    """Grow `cues` into `seeds`; answers what is wrong with its arguments. All arrays are contiguous."""
     num_classes, height, width = seeds.shape
+    if not _ascend(present, num_classes):
+        return NO_IDS
     count = height * width
     planes = seeds.reshape(num_classes, count).view(np.uint8)
     given = cues.reshape(num_classes, count).view(np.uint8)
     growable = _list_growable(present)
     # Two bytes a pixel hold all the rule asks of the cues: the highest class (if it may grow), and how many.
-    highest, cue_count = np.empty(count, np.uint8), np.empty(count, np.uint8)
+    room = np.empty(
+        (4, count), np.uint8
+    )  # at once: asking for memory takes as long as looking at 1000 pixels
+    highest, cue_count, label, source = room[0], room[1], room[2], room[3]
     for i in range(count):
         highest[i] = IGNORE_INDEX
         cue_count[i] = 0
@@ -38,10 +44,8 @@ def grow_planes(
     for c in range(num_classes):
         if filled[c]:
             _note_cues(planes[c], growable[c], highest, cue_count)
-    label = np.empty(count, np.uint8)
     if not _label_confident(label, probs.reshape(num_classes, count), present, present, fg, bg):
-        return False
-    source = np.empty(count, np.uint8)
+        return HAS_NAN
     _fall_back(label, highest, source)
     if _find_largest(cue_count) > 1:
         for i in range(count):
@@ -51,7 +55,18 @@ def grow_planes(
     for run in range(runs):
         if kept[run]:
             _fill_run(planes, label[starts[run]], starts[run], ends[run], cue_count)
-    return True
+    return GROWN
+
+
+@njit(cache=True, nogil=True)
+def _ascend(ids: NDArray[np.int64], count: int) -> bool:
+    """Whether ids, of which there is one at least, ascend within [0, count)."""
+    before = np.int64(-1)
+    for k in range(ids.size):
+        if not before < ids[k] < count:
+            return False
+        before = ids[k]
+    return bool(before >= 0)
 
 
 @njit(cache=True, nogil=True)
@@ -102,18 +117,19 @@ def grow_map(
     present: NDArray[np.int64],
     fg: float,
     bg: float,
-) -> bool:
-    """Grow `seed` (the cue map) in place; False if a probability is NaN. All arrays are contiguous."""
+) -> int:
+    """Grow `seed` (the cue map) in place; returns what `grow_planes` does. All arrays are contiguous."""
     height, width = seed.shape
+    if not _ascend(present, IGNORE_INDEX):
+        return NO_IDS
     count = height * width
     flat = seed.reshape(count)
     growable = _list_growable(present)
-    label = np.empty(count, np.uint8)
+    room = np.empty((3, count), np.uint8)
+    label, source, own = room[0], room[1], room[2]
     order = np.arange(present.size)
     if not _label_confident(label, probs.reshape(present.size, count), order, present, fg, bg):
-        return False
-    source = np.empty(count, np.uint8)
-    own = np.empty(count, np.uint8)
+        return HAS_NAN
     for i in range(count):
         own[i] = growable[flat[i]]
     _fall_back(label, own, source)
@@ -123,7 +139,7 @@ def grow_map(
             c8 = label[starts[run]]
             for i in range(starts[run], ends[run]):
                 flat[i] = c8 if flat[i] == IGNORE_INDEX else flat[i]
-    return True
+    return GROWN
 
 
 @njit(cache=True, nogil=True)
@@ -154,7 +170,8 @@ def _label_confident(
     bg: float,
 ) -> bool:
     """Fill `label` with the largest class where it is confident; False if a value is NaN."""
-    best, best_id = np.empty((2, _BLOCK), np.float32), np.empty((2, _BLOCK), np.int32)
+    room = np.empty((4, _BLOCK), np.float32)
+    best, best_id = room[:2], room[2:].view(np.int32)
     bad = np.int32(0)
     for start in range(0, label.size, _BLOCK):
         out = label[start : start + _BLOCK]
@@ -234,10 +251,8 @@ def _find_runs(
     number of runs; unlabelled runs are left out.
     """
     changes, found = _find_changes(label, width)
-    starts = np.empty(found, np.int32)
-    ends = np.empty(found, np.int32)
-    parent = np.empty(found, np.int32)
-    alive = np.empty(found, np.bool_)
+    room, flags = np.empty((3, found), np.int32), np.empty((2, found), np.bool_)
+    starts, ends, parent, alive, kept = room[0], room[1], room[2], flags[0], flags[1]
     runs = first = above = above_end = stop = 0
     for number in range(found):
         start, end = changes[number], changes[number + 1]
@@ -258,7 +273,6 @@ def _find_runs(
                 _join_runs(parent, alive, other, runs)
             other += 1
         runs += 1
-    kept = np.empty(runs, np.bool_)
     for run in range(runs):
         parent[run] = parent[parent[run]]  # parents come first, so this is the root
         kept[run] = alive[parent[run]]
