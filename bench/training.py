@@ -3,8 +3,8 @@
 Later rounds' training (pseudo-labels, no region growing) as the stage does it, from Zarr stores, against what
 one writes first: a folder of JPEGs and mask PNGs read by PIL in one loader process, the same network as timm
 and PyTorch make it, and a bare loop. Both see the same samples in the same order, start from the same weights
-and must have nearly the same losses. Peers take turns; the medians of steps count. What a step waits for data
-is told of both. Writes ``bench/training.json``.
+and must have nearly the same losses. Each is a process of its own, and they take turns; the medians of steps
+count. What a step waits for data is told of both. Writes ``bench/training.json``.
 
     python -m bench.training
     python -m bench.training --steps 40
@@ -13,10 +13,12 @@ is told of both. Writes ``bench/training.json``.
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -36,9 +38,11 @@ from dsrg.samples import SampleNumbers, SegmenterSamples
 from dsrg.store import SHARD_LABEL_MAPS, ImageStore, LabelStore, create_label_store, finish_store, write_rows
 from dsrg.training import Progress, choose_device, fit, freeze_batch_norm
 from tasks.fitting import build_segmenter_optimizer, count_loaders, describe_segmenter
+from tasks.memory import keep_freed_memory
 from tasks.params import Params
 from tasks.workspace import Workspace
 
+PEERS = ("plain loop", "stage")
 PICTURES = 64
 ROUNDS = 3
 CLOSE = 0.02  # of losses: folded norms and other summation orders
@@ -174,42 +178,63 @@ def train_plainly(params: Params, samples: SegmenterSamples, loss: LabelLoss, *,
     return spent
 
 
+def train_once(peer: str, place: Path, *, steps: int) -> Spent:
+    """Train by one of the peers on what `prepare` left there."""
+    params = build_params(place / "photographs", workers=0)
+    store = ImageStore(place / "project/data/images.zarr")
+    settings: dict[str, Any] = {
+        "crop_size": params.train.crop_size,
+        "min_scale": params.train.min_scale,
+        "max_scale": params.train.max_scale,
+        "random_seed": params.train.random_seed,
+    }
+    targets = LabelStore(place / "labels.zarr", "pseudo_label", stage="refine@1")
+    samples = SegmenterSamples(store.path, targets, store.index.rows("train"), **settings)
+    loss = LabelLoss(balance=params.retrain.balance, log_odds=0.0, boundary_weight=0.0, crf={})
+    if peer == "plain loop":
+        samples.images = samples.targets = Folder(place / "photographs", store)  # type: ignore[assignment]
+        return train_plainly(params, samples, loss, steps=steps)
+    keep_freed_memory(of_any_size=True)  # as tasks.__main__ does
+    return train_by_stage(params, samples, loss, steps=steps)
+
+
+def prepare(place: Path) -> None:
+    """Draw pictures and labels, as files and as stores."""
+    folder, workspace = draw_folder(place / "photographs", PICTURES), Workspace(place / "project")
+    ingest_silently(build_params(folder, workers=0), workspace)
+    draw_labels(folder, ImageStore(workspace.path("data/images.zarr")), place / "labels.zarr")
+
+
+def run_peer(peer: str, place: Path, *, steps: int) -> Spent:
+    """Train by one of the peers in a process of its own, because how it treats memory is the process's."""
+    command = [sys.executable, "-m", "bench.training", "--peer", peer, "--place", str(place)]
+    done = subprocess.run([*command, "--steps", str(steps)], stdout=subprocess.PIPE, text=True, check=True)
+    return Spent(**json.loads(done.stdout.splitlines()[-1]))
+
+
 def main() -> None:
     """Measure, print a table, write the numbers."""
     parser = argparse.ArgumentParser(prog="python -m bench.training", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=16, help="of each peer in each of three turns")
+    parser.add_argument("--peer", choices=PEERS, help=argparse.SUPPRESS)
+    parser.add_argument("--place", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.peer:
+        print(json.dumps(asdict(train_once(options.peer, options.place, steps=options.steps))))
+        return
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        folder, workspace = draw_folder(place / "photographs", PICTURES), Workspace(place / "project")
-        params = build_params(folder, workers=0)
-        ingest_silently(params, workspace)
-        store = ImageStore(workspace.path("data/images.zarr"))
-        draw_labels(folder, store, place / "labels.zarr")
-        settings: dict[str, Any] = {
-            "crop_size": params.train.crop_size,
-            "min_scale": params.train.min_scale,
-            "max_scale": params.train.max_scale,
-            "random_seed": params.train.random_seed,
-        }
-        targets = LabelStore(place / "labels.zarr", "pseudo_label", stage="refine@1")
-        rows = store.index.rows("train")
-        ours = SegmenterSamples(store.path, targets, rows, **settings)
-        plain = SegmenterSamples(store.path, targets, rows, **settings)
-        plain.images = plain.targets = Folder(folder, store)  # type: ignore[assignment]
-        loss = LabelLoss(balance=params.retrain.balance, log_odds=0.0, boundary_weight=0.0, crf={})
-        peers: dict[str, Callable[[], Spent]] = {
-            "plain loop": lambda: train_plainly(params, plain, loss, steps=options.steps),
-            "stage": lambda: train_by_stage(params, ours, loss, steps=options.steps),
-        }
-        turns = [{name: peer() for name, peer in peers.items()} for _ in range(ROUNDS)]
+        prepare(Path(name))
+        turns = [
+            {peer: run_peer(peer, Path(name), steps=options.steps) for peer in PEERS} for _ in range(ROUNDS)
+        ]
+    params = build_params(Path(), workers=0)
     apart = max(
         abs(a - b) for a, b in zip(turns[0]["plain loop"].losses, turns[0]["stage"].losses, strict=True)
     )
     if apart > CLOSE:
         raise SystemExit(f"losses differ by {apart:.4f}")
-    seconds = {name: min(turn[name].seconds for turn in turns) for name in peers}
-    waits = {name: median(turn[name].wait for turn in turns) for name in peers}
+    seconds = {name: min(turn[name].seconds for turn in turns) for name in PEERS}
+    waits = {name: median(turn[name].wait for turn in turns) for name in PEERS}
     batch = params.train.batch_size
     what = f"{params.backbone.name}, crop {params.train.crop_size}, batch {batch}"
     print(f"{what}; losses differ by at most {apart:.4f}")

@@ -22,6 +22,7 @@ from dsrg.models import Segmenter, SegmenterSpec
 from dsrg.objectives import SeedingLoss
 from dsrg.training import build_optimizer, freeze_batch_norm
 from tasks.fitting import describe_segmenter
+from tasks.memory import keep_freed_memory
 from tasks.params import read_params
 
 STEPS = 8
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Measure, print a table, write the numbers."""
+    keep_freed_memory(of_any_size=True)  # as tasks.__main__ does
     params = read_params(ROOT / "params.yaml")
     settings = params.train
     torch.manual_seed(0)

@@ -203,9 +203,11 @@ def _check_probs(probs: NDArray[np.float32]) -> None:
 def _take_ids(present: NDArray[np.int64]) -> NDArray[np.int64]:
     """Take class ids as the kernels want them, which look at their values."""
     ids = np.asarray(present)
+    if ids.dtype == _INT64 and ids.ndim == 1 and ids.size:  # most often: nothing else need be asked
+        return ids
     if ids.ndim != 1 or ids.size == 0 or ids.dtype.kind not in "iu":
         raise ValueError(f"`present` must be (P,) class ids, at least one, got {present!r}.")
-    return ids if ids.dtype == _INT64 else ids.astype(_INT64)
+    return ids.astype(_INT64)
 
 
 def _report_ids(ids: NDArray[np.int64], num_classes: int) -> ValueError:

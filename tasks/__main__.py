@@ -22,6 +22,7 @@ from tasks.errors import UserError, describe_os_error
 from tasks.graph import fail_if_changed
 from tasks.lifetime import Terminated, end_with_starter, raise_on_sigterm
 from tasks.locking import hold_workspace
+from tasks.memory import keep_freed_memory
 from tasks.params import check_round, check_source, read_params
 from tasks.shards import prepare_loaders
 from tasks.workspace import Workspace
@@ -96,6 +97,7 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
             began = time.monotonic()
             if stage in TRAINING:
                 prepare_loaders(params.compute.workers)
+                keep_freed_memory(of_any_size=True)
             module = importlib.import_module(f"tasks.{stage}")
             module.run(params, Workspace(root), round_key=round_key)
             seconds = round(time.monotonic() - began, 2)

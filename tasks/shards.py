@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -10,17 +9,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
-from functools import cache
 from multiprocessing import forkserver
 from typing import TypeVar
 
 from tasks import console
 from tasks.errors import UserError
 from tasks.lifetime import end_with
+from tasks.memory import keep_freed_memory
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_LARGEST_KEPT = 32 << 20  # bytes; glibc allows no more
 _MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the parts that hold it
 
 Job = TypeVar("Job")
@@ -117,19 +113,6 @@ def map_in_threads(
             yield coming.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)  # after an error nothing new is begun
-
-
-@cache
-def keep_freed_memory() -> None:
-    """Have memory that threads free stay with the process, for what they ask for next.
-
-    By default glibc gives it back to the system at once in all threads but the first, and gets it anew page
-    by page: a fifth of the time of a CRF. With other C libraries nothing happens.
-    """
-    with suppress(OSError, AttributeError):
-        set_option = ctypes.CDLL("libc.so.6").mallopt
-        set_option(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        set_option(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def prepare_loaders(params_workers: int) -> None:

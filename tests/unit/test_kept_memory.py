@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import platform
 import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,7 +14,31 @@ from dsrg.crf import refine_probs
 from tasks.shards import map_in_threads
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like")
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like"
+)
+LARGE = """
+import resource, sys
+from tasks.memory import keep_freed_memory
+if sys.argv[1] == "kept":
+    keep_freed_memory(of_any_size=True)
+for turn in range(6):
+    if turn == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    b'x' * 80_000_000
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def test_large_memory_is_kept_too_where_it_is_asked_for() -> None:
+    faults = {}
+    for way in ("kept", "not kept"):
+        done = subprocess.run([sys.executable, "-c", LARGE, way], capture_output=True, text=True, check=True)
+        faults[way] = int(done.stdout)
+    assert faults["kept"] < 1000, "80 MB are 20,000 pages"
+    assert faults["not kept"] > 1000
+
+
 def test_memory_that_a_thread_frees_is_what_it_gets_next() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (160, 200, 3), np.uint8)
