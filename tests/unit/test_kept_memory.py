@@ -13,7 +13,6 @@ import pytest
 from dsrg.crf import refine_probs
 from tasks.shards import map_in_threads
 
-
 pytestmark = pytest.mark.skipif(
     platform.libc_ver()[0] != "glibc", reason="other C libraries keep what they like"
 )
