@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
+from slow_crf import infer_slowly
 
-from dsrg.crf import PROB_FLOOR, refine_batch
+from dsrg.crf import refine_batch
 from dsrg.dense_field import refine_densely
 from dsrg.objectives import refine_on_grid
 
@@ -38,31 +38,6 @@ def draw(
         torch.from_numpy(pictures),
         torch.from_numpy(image_labels),
     )
-
-
-def infer_slowly(
-    probs: NDArray[np.float64], picture: NDArray[np.float64], settings: dict[str, Any]
-) -> NDArray[np.float64]:
-    """The mean field of one image, (P, h, w), with kernels as matrices, in float64."""
-    height, width, _ = picture.shape
-    places = np.stack(np.mgrid[:height, :width], -1).reshape(-1, 2).astype(np.float64)
-    colours = picture.reshape(-1, 3)
-
-    def relate(features: NDArray[np.float64]) -> NDArray[np.float64]:
-        kernel = np.exp(-0.5 * ((features[:, None] - features) ** 2).sum(-1))
-        norm = 1 / np.sqrt(kernel.sum(1))
-        return norm[:, None] * kernel * norm
-
-    both = np.concatenate([places / settings["bilateral_xy"], colours / settings["bilateral_rgb"]], 1)
-    pairs = settings["bilateral_weight"] * relate(both)
-    pairs = pairs + settings["gaussian_weight"] * relate(places / settings["gaussian_xy"])
-    logits = np.log(np.maximum(probs.reshape(len(probs), -1), PROB_FLOOR))
-    total = logits
-    for _ in range(settings["iterations"] + 1):
-        marginals = np.exp(total - total.max(0))
-        marginals /= marginals.sum(0)
-        total = logits + marginals @ pairs
-    return marginals.reshape(probs.shape)
 
 
 @pytest.mark.parametrize(
