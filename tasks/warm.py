@@ -64,7 +64,12 @@ class Kind:
 _WITH_TORCH = ("classify", "cams", "train", "relabel", "evaluate", "reference")
 STAGES = Kind(
     "tasks.__main__",
-    (*(f"tasks.{stage}" for stage in _WITH_TORCH), "lightning.fabric", "mlflow", "timm"),
+    (
+        *(f"tasks.{stage}" for stage in _WITH_TORCH),
+        # what these import only when it comes to that
+        *("dsrg.engines", "lightning.fabric", "mlflow.store.tracking.sqlalchemy_store"),
+        *("mlflow.system_metrics.system_metrics_monitor", "sqlalchemy.dialects.sqlite", "timm"),
+    ),
     waited_for=frozenset(_WITH_TORCH),
     starting=frozenset({"ingest"}),
 )

@@ -263,6 +263,24 @@ def test_a_stage_sees_the_environment_folder_and_streams_of_its_own_process(
     assert errors == f"{toy_project} green 0o27\n"
 
 
+@pytest.mark.parametrize(("leave", "status"), [("", 0), ("raise ValueError('odd')", 1), ("sys.exit(3)", 3)])
+def test_what_is_to_happen_at_a_stages_end_happens(
+    toy_project: Path, owner: subprocess.Popen[bytes], leave: str, status: int
+) -> None:
+    (toy_project / "tasks" / "classify.py").write_text(
+        "import atexit, sys, threading, time\n\n\ndef run(params, workspace, *, round_key=None):\n"
+        "    atexit.register(print, 'at the end')\n"
+        "    threading.Thread(target=lambda: time.sleep(0.5) or print('a thread')).start()\n"
+        "    sys.stdout.write('no whole line')\n"
+        f"    {leave}\n"
+    )
+    with start_stage(toy_project, owner, "classify") as process:
+        said, errors = process.communicate()
+    assert said == "no whole linea thread\nat the end\n"
+    assert process.returncode == status
+    assert ("ValueError: odd" in errors) == (status == 1)
+
+
 def test_params_are_read_anew(toy_project: Path, owner: subprocess.Popen[bytes]) -> None:
     run_stage(toy_project, owner, "classify")
     change_params(toy_project, classify__epochs=-1)
