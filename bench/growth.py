@@ -8,16 +8,19 @@ almost nothing, are taken off. Writes ``bench/growth.json``.
 
     python -m bench.growth                        # 500 and 2000 pictures
     python -m bench.growth --pictures 500 2000 8000
+    python -m bench.growth --pictures 500 2000 8000 --until ingest    # the rest as measured before
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +43,8 @@ STAGES = (
 Cost = dict[str, float]
 
 
-def measure(pictures: int, *, workers: int) -> dict[str, Cost]:
-    """Run all stages on so many pictures, a fifth of them to score; seconds and MiB of each."""
+def measure(pictures: int, stages: Sequence[str], *, workers: int) -> dict[str, Cost]:
+    """Run stages on so many pictures, a fifth of them to score; seconds and MiB of each."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         params = build_params(
@@ -50,7 +53,7 @@ def measure(pictures: int, *, workers: int) -> dict[str, Cost]:
             compute={"workers": workers},
         )
         write_params(params, root)
-        return {label: run_stage(root, label) for label in STAGES}
+        return {label: run_stage(root, label) for label in stages}
 
 
 def run_stage(root: Path, label: str) -> Cost:
@@ -73,7 +76,7 @@ def list_rows(costs: dict[int, dict[str, Cost]]) -> list[dict[str, Any]]:
     counts = sorted(costs)
     start, smallest = counts[0], counts[1]
     rows = []
-    for label in STAGES:
+    for label in costs[start]:
         first = costs[smallest][label]
         each = (first["seconds"] - costs[start][label]["seconds"]) / (smallest - start)
         for count in counts[1:]:
@@ -102,10 +105,12 @@ def main() -> None:
     )
     parser.add_argument("--pictures", nargs="+", type=int, default=[500, 2000])
     parser.add_argument("--workers", type=int, default=0, help="processes of mapped work; 0 is all cores")
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to measure")
     options = parser.parse_args()
+    stages = STAGES[: STAGES.index(options.until) + 1]
     costs = {}
     for count in (FEW, *sorted(options.pictures)):
-        costs[count] = measure(count, workers=options.workers)
+        costs[count] = measure(count, stages, workers=options.workers)
         total = sum(cost["seconds"] for cost in costs[count].values())
         slowest = sorted(costs[count], key=lambda label: -costs[count][label]["seconds"])[:4]
         most = ", ".join(f"{label} {costs[count][label]['seconds']:.0f}" for label in slowest)
@@ -117,6 +122,9 @@ def main() -> None:
             f"{row['stage']:<12} {row['pictures']:>8} {row['seconds']:>9.2f} {row['mib']:>7} "
             f"{row['ms_per_picture']:>9.2f} {row['time'] or '':>7} {row['memory']:>9.3f}"
         )
+    if stages != STAGES:
+        earlier = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["rows"]
+        rows += [row for row in earlier if row["stage"] not in stages]
     write_result(__file__, rows=rows)
 
 
