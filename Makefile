@@ -17,7 +17,7 @@ PYTEST_ARGS ?=
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY) ## set up, then run the whole pipeline on drawn pictures (9 to 14 minutes on 2 cores)
+demo: $(READY) ## set up, then run the whole pipeline on drawn pictures (8 to 14 minutes on 2 cores)
 	$(BIN)/dsrg run
 
 setup: $(READY) ## make .venv and install everything
