@@ -31,9 +31,7 @@ from flows.versioning import list_stages
 from tests.toy_project import build_environment, copy_project
 
 RATE = 20  # looks a second
-IDLE = re.compile(
-    r"^_worker \(concurrent/futures/"
-)  # a thread of a pool that has nothing to do, if innermost
+IDLE = re.compile(r"^_worker \(concurrent/futures/")  # if innermost: a pool's thread without work
 SHOWN = 25  # functions of no kind
 # What a frame says about the work, `function (file)`; the innermost frame that matches counts.
 KINDS = {

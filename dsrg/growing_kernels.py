@@ -33,9 +33,7 @@ def grow_planes(
     given = cues.reshape(num_classes, count).view(np.uint8)
     growable = _list_growable(present)
     # Two bytes a pixel hold all the rule asks of the cues: the highest class (if it may grow), and how many.
-    room = np.empty(
-        (4, count), np.uint8
-    )  # at once: asking for memory takes as long as looking at 1000 pixels
+    room = np.empty((4, count), np.uint8)  # at once, as asking for memory takes its time
     highest, cue_count, label, source = room[0], room[1], room[2], room[3]
     for i in range(count):
         highest[i] = IGNORE_INDEX
@@ -60,13 +58,13 @@ def grow_planes(
 
 @njit(cache=True, nogil=True)
 def _ascend(ids: NDArray[np.int64], count: int) -> bool:
-    """Whether ids, of which there is one at least, ascend within [0, count)."""
+    """Whether ids ascend within [0, count)."""
     before = np.int64(-1)
     for k in range(ids.size):
         if not before < ids[k] < count:
             return False
         before = ids[k]
-    return bool(before >= 0)
+    return True
 
 
 @njit(cache=True, nogil=True)

@@ -19,6 +19,7 @@ from dsrg.image import DecodeError, read_image
 from tasks import console
 from tasks.changes import DEFAULTS
 from tasks.errors import UserError, describe_os_error
+from tasks.inference import choose_threads
 from tasks.lifetime import end_with_starter
 from tasks.params import Params, read_params
 from tasks.predict_models import Model, open_model
@@ -92,7 +93,8 @@ def predict_pictures(given: Sequence[Path], out: Path, wishes: Wishes, *, root: 
     """
     begun = time.monotonic()
     pictures = list_pictures(given, leave_out=out)
-    model = open_model(wishes.model, root=root, compute=_choose_compute(wishes, root), pictures=len(pictures))
+    compute = _choose_compute(wishes, root)
+    model = open_model(wishes.model, root=root, compute=compute, pictures=len(pictures))
     style = choose_style(wishes, model.settings, log_odds=model.log_odds, root=root)
     outputs = Outputs(out, model.network.classes, _list_settings(model, style))
     done = outputs.list_done(pictures, overwrite=wishes.overwrite)
@@ -101,7 +103,9 @@ def predict_pictures(given: Sequence[Path], out: Path, wishes: Wishes, *, root: 
     unreadable: list[str] = []
     for picture in left:
         outputs.take(picture)
-    _draw_all([p for p in pictures if p.name not in done], model, style, outputs, unreadable)
+    threads = min(choose_threads(compute, pictures=len(pictures)), _count_fitting(style))
+    missing = [picture for picture in pictures if picture.name not in done]
+    _draw_all(missing, model, style, outputs, unreadable, threads=threads)
     if len(unreadable) == len(pictures):
         raise UserError(f"none of {len(unreadable)} pictures can be read, such as `{unreadable[0]}`")
     outputs.finish(pictures)
@@ -126,8 +130,7 @@ def choose_style(wishes: Wishes, settings: dict[str, Any], *, log_odds: float, r
     """
     found: dict[str, Any] = {}
     if not {"scales", "flip", "crf"} <= settings.keys():
-        own = root / "params.yaml"
-        params = read_params(own if own.exists() else DEFAULTS)
+        params = _read_params(root)
         found = {**params.evaluate.model_dump(), "crf": describe_crf(params, log_odds)}
     found |= settings
     max_side = wishes.max_side or int(found.get("max_side", MAX_SIDE))
@@ -183,9 +186,14 @@ def _check_style(style: Style, wishes: Wishes) -> None:
 
 
 def _choose_compute(wishes: Wishes, root: Path) -> Compute:
-    own = root / "params.yaml"
-    compute = read_params(own if own.exists() else DEFAULTS).compute
+    compute = _read_params(root).compute
     return compute if wishes.device is None else compute.model_copy(update={"device": wishes.device})
+
+
+def _read_params(root: Path) -> Params:
+    """Read the workspace's params; where there is none, those that a new one has."""
+    own = root / "params.yaml"
+    return read_params(own if own.exists() else DEFAULTS)
 
 
 def _list_settings(model: Model, style: Style) -> dict[str, Any]:
@@ -204,7 +212,13 @@ def _list_settings(model: Model, style: Style) -> dict[str, Any]:
 
 
 def _draw_all(
-    pictures: Sequence[Picture], model: Model, style: Style, outputs: Outputs, unreadable: list[str]
+    pictures: Sequence[Picture],
+    model: Model,
+    style: Style,
+    outputs: Outputs,
+    unreadable: list[str],
+    *,
+    threads: int,
 ) -> None:
     """Draw several pictures at a time, and write them in their order."""
     done = 0
@@ -220,7 +234,6 @@ def _draw_all(
                 return error
             return image, draw_label_map(model.network, image, style, report=show_tiles)
 
-        threads = min(model.threads, _count_fitting(style))
         for picture, drawn in zip(pictures, map_in_threads(draw, pictures, threads, ahead=1), strict=True):
             if isinstance(drawn, DecodeError):
                 console.warn(f"{picture.name}: {drawn}: left out")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import UserError
-from tasks.inference import choose_engine, choose_threads
+from tasks.inference import choose_engine
 from tasks.params import check_round, read_params
 from tasks.schema import Compute
 
@@ -37,8 +37,6 @@ class Model:
         sha256 of its file.
     settings : dict
         How it is meant to draw (``scales``, ``flip``, ``crf``, ``max_side``), as far as it says.
-    threads : int
-        So many pictures are best drawn at a time.
     log_odds : float
         Of the segmenter's spec, for a CRF that the settings do not describe.
     """
@@ -47,7 +45,6 @@ class Model:
     source: str
     digest: str
     settings: dict[str, Any]
-    threads: int
     log_odds: float = 0.0
 
 
@@ -98,7 +95,7 @@ def open_model(named: str | None, *, root: Path, compute: Compute, pictures: int
     if path.suffix == ".safetensors":
         return _open_checkpoint(path, source=named, settings={}, **work)
     if path.suffix == ".onnx":
-        return _open_onnx(path, source=named, **work)
+        return _open_onnx(path, source=named, cuda=compute.device == "cuda")
     if path.is_dir() and (path / "MLmodel").is_file():
         return _open_mlflow(path, source=named, **work)
     raise UserError(f"`--model` must be {KINDS}, got {named!r}")
@@ -120,19 +117,17 @@ def _open_checkpoint(
         raise UserError(str(error)) from None
     engine = choose_engine(compute, pictures=pictures)
     network = TorchNetwork(segmenter, spec.classes, chosen, **engine)
-    threads = choose_threads(compute, pictures=pictures)
-    return Model(network, source, hash_file(path), settings, threads, spec.log_odds)
+    return Model(network, source, hash_file(path), settings, spec.log_odds)
 
 
-def _open_onnx(path: Path, *, source: str, compute: Compute, pictures: int) -> Model:
+def _open_onnx(path: Path, *, source: str, cuda: bool) -> Model:
     from dsrg.networks import NetworkError, OnnxNetwork
 
     try:
-        network = OnnxNetwork(path, cuda=compute.device == "cuda")
+        network = OnnxNetwork(path, cuda=cuda)
     except NetworkError as error:
         raise UserError(str(error)) from None
-    threads = choose_threads(compute, pictures=pictures)
-    return Model(network, source, hash_file(path), dict(network.about["settings"]), threads)
+    return Model(network, source, hash_file(path), dict(network.about["settings"]))
 
 
 def _open_registered(uri: str, *, root: Path, compute: Compute, pictures: int) -> Model:

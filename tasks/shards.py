@@ -96,17 +96,15 @@ def map_in_threads(
     ahead : int, optional
         Results that may wait, beside those being worked on: for large ones. None is any number.
     """
-    if min(threads, len(jobs)) <= 1 and not (ahead and len(jobs) > 1):
+    if len(jobs) <= 1 or (threads <= 1 and not ahead):
         yield from map(function, jobs)
         return
     keep_freed_memory()
+    begun = len(jobs) if ahead is None else threads + ahead
     pool = ThreadPoolExecutor(threads, thread_name_prefix="shards")
     try:
-        if ahead is None:
-            yield from pool.map(function, jobs)
-            return
-        coming = deque(pool.submit(function, job) for job in jobs[: threads + ahead])
-        for job in jobs[threads + ahead :]:
+        coming = deque(pool.submit(function, job) for job in jobs[:begun])
+        for job in jobs[begun:]:
             yield coming.popleft().result()
             coming.append(pool.submit(function, job))
         while coming:
