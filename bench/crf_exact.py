@@ -13,16 +13,14 @@ where pictures are smooth, more on photographs, where ten iterations make much o
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from bench.crf import BATCH, CLASSES, PRESENT, TRAINING, TRAINING_GRID, load_pictures
-from bench.results import draw_table, write_result
+from bench.results import draw_table, read_result, write_result
 from dsrg.crf import refine_batch
 from dsrg.dense_field import refine_densely
 from dsrg.training import choose_device
@@ -68,8 +66,7 @@ def main() -> None:
     ours = time_best(lambda: refine_densely(*on_device, held.to(device), **TRAINING), device)
     theirs = time_best(lambda: refine_batch(probs, images, everything, **plain), device)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else name_processor()
-    kept = Path(__file__).with_suffix(".json")
-    devices = json.loads(kept.read_text(encoding="utf-8"))["devices"] if kept.exists() else {}
+    devices = read_result(__file__).get("devices", {})
     row = {"exact_ms": round(ours, 2), "pydensecrf_ms": round(theirs, 1), "times": round(theirs / ours, 1)}
     devices[machine] = {**row, "apart": float(f"{apart:.2g}")}
     head = ("device", "exact, ms", "pydensecrf, ms", "times as fast", "from float64")

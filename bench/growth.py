@@ -14,7 +14,6 @@ almost nothing, are taken off. Writes ``bench/growth.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.results import write_result
+from bench.results import read_result, write_result
 from tests.tiny_project import build_params, write_params
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,7 +122,7 @@ def main() -> None:
             f"{row['ms_per_picture']:>9.2f} {row['time'] or '':>7} {row['memory']:>9.3f}"
         )
     if stages != STAGES:
-        earlier = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))["rows"]
+        earlier = read_result(__file__).get("rows", [])
         rows += [row for row in earlier if row["stage"] not in stages]
     write_result(__file__, rows=rows)
 

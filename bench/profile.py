@@ -14,7 +14,6 @@ through a door imports once for all. Writes ``bench/profile.json``.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
@@ -24,7 +23,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench.results import draw_table, write_result
+from bench.results import draw_table, read_result, write_result
 from bench.speed import list_profile
 from flows.params_file import edit_params
 from flows.versioning import list_stages
@@ -124,8 +123,7 @@ def main() -> None:
             clock[label] = round(watch(root, label, stacks), 1)
             threads[label] = sort_out(stacks, root, rest)
             print(f"{label:<12} {clock[label]:>8.1f} s", flush=True)
-    kept = Path(__file__).with_suffix(".json")
-    earlier = json.loads(kept.read_text(encoding="utf-8"))["runs"] if kept.exists() else {}
+    earlier = read_result(__file__).get("runs", {})
     found = {
         "seconds": clock,
         "thread_seconds": {

@@ -38,6 +38,13 @@ def write_result(bench: str, **numbers: Any) -> Path:
     return place
 
 
+def read_result(bench: str) -> dict[str, Any]:
+    """Read what a bench, named by its ``__file__``, measured before; empty if it never did."""
+    place = Path(bench).with_suffix(".json")
+    found: dict[str, Any] = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+    return found
+
+
 def draw_table(head: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> str:
     """Draw a table in Markdown; all columns but the first `left` stand to the right."""
     ruler = "|" + "---|" * left + "---:|" * (len(head) - left)
