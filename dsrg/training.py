@@ -190,7 +190,7 @@ def fit(
         if frozen_norms is not None:
             freeze_batch_norm(frozen_norms)
         began = time.perf_counter()
-        batch = _move(_load_next(batches), fabric.device)
+        batch = _move(_load_next(batches, in_processes=loader_workers > 0), fabric.device)
         waited = time.perf_counter() - began
         torch.manual_seed(random_seed * 1_000_003 + step)
         factor = (1 - step / steps) ** poly_power * min(1.0, (step + 1) / max(1, warmup_steps))
@@ -245,21 +245,24 @@ def choose_device(device: str) -> torch.device:
     return torch.device(_name_accelerator(device))
 
 
-def _load_next(batches: Iterator[Any]) -> Any:
+def _load_next(batches: Iterator[Any], *, in_processes: bool) -> Any:
     """Load a batch; what went wrong in a loader process is said as if it had happened in this one."""
     try:
         return next(batches)
     except Exception as error:
         message = str(error)
-        if isinstance(error, RuntimeError) and "DataLoader worker" in message:
+        if in_processes and message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+            own = message.rstrip().rpartition("\n")[2].partition(": ")[2]
+            raise type(error)(own) from error
+        # A process killed between two batches is noticed by torch, one killed while it hands over a batch
+        # only by the socket between the two.
+        hung_up = in_processes and isinstance(error, ConnectionError | EOFError)
+        if hung_up or (isinstance(error, RuntimeError) and "DataLoader worker (pid" in message):
             raise TrainingError(
                 "a process that loads pictures was killed by the system, most likely because memory ran out: "
                 "end what else needs it, or set compute.workers=1, which loads without such a process"
             ) from error
-        if not message.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
-            raise
-        own = message.rstrip().rpartition("\n")[2].partition(": ")[2]
-        raise type(error)(own) from error
+        raise
 
 
 def _move(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:

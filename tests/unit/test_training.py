@@ -6,7 +6,7 @@ import errno
 import math
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +187,13 @@ class KilledSamples(ToySamples):
         return super().__getitem__(number)
 
 
+class BrokenSamples(ToySamples):
+    """Code of theirs is wrong."""
+
+    def __getitem__(self, number: int) -> Any:
+        raise RuntimeError("stack expects each tensor to be equal size")
+
+
 class DamagedSamples(ToySamples):
     """A shard of them is damaged."""
 
@@ -204,6 +211,7 @@ class DamagedSamples(ToySamples):
             StoreError,
             r"^`data/images.zarr` shard 1 is damaged .*\. Run: dvc repro -f ingest$",
         ),
+        (BrokenSamples(), RuntimeError, r"^stack expects each tensor to be equal size$"),
     ],
 )
 def test_what_goes_wrong_in_a_loader_is_one_line(
@@ -212,6 +220,24 @@ def test_what_goes_wrong_in_a_loader_is_one_line(
     with pytest.raises(kind, match=message) as caught:
         train(samples=samples, loader_workers=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+def test_a_loader_killed_while_it_hands_over_a_batch_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """torch passes the socket's error on if the killed process still counts as alive for a moment."""
+
+    class Loader:
+        def __iter__(self) -> Iterator[Any]:
+            raise error("[Errno 104] Connection reset by peer")
+            yield
+
+    monkeypatch.setattr("dsrg.training.DataLoader", lambda *_args, **_settings: Loader())
+    with pytest.raises(TrainingError, match=r"^a process that loads pictures was killed"):
+        train(loader_workers=1)
+    with pytest.raises(error):  # of a store that is read over a network, from this process
+        train(loader_workers=0)
 
 
 def test_a_loss_that_is_no_number_names_its_step_and_leaves_the_checkpoint(tmp_path: Path) -> None:
