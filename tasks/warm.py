@@ -62,14 +62,13 @@ class Kind:
 
 
 _WITH_TORCH = ("classify", "cams", "train", "relabel", "evaluate", "reference")
+_IMPORTED_WHEN_NEEDED = (  # by these
+    *("dsrg.engines", "lightning.fabric", "mlflow.store.tracking.sqlalchemy_store"),
+    *("mlflow.system_metrics.system_metrics_monitor", "sqlalchemy.dialects.sqlite", "timm"),
+)
 STAGES = Kind(
     "tasks.__main__",
-    (
-        *(f"tasks.{stage}" for stage in _WITH_TORCH),
-        # what these import only when it comes to that
-        *("dsrg.engines", "lightning.fabric", "mlflow.store.tracking.sqlalchemy_store"),
-        *("mlflow.system_metrics.system_metrics_monitor", "sqlalchemy.dialects.sqlite", "timm"),
-    ),
+    (*(f"tasks.{stage}" for stage in _WITH_TORCH), *_IMPORTED_WHEN_NEEDED),
     waited_for=frozenset(_WITH_TORCH),
     starting=frozenset({"ingest"}),
 )
