@@ -2,8 +2,7 @@
 
 20 grids of 41 x 41 cells, 3 of 21 classes present, as the seed loss refines them in each step: all pairs at
 once on a GPU (or, slowly, on a CPU), from tensors that are there already, against pydensecrf with all 21
-labels in one thread. How far the field, in float32, is from the sums written out in float64 is told: 1e-5
-where pictures are smooth, more on photographs, where ten iterations make much of a last digit. Adds to
+labels in one thread. The field must be within 1e-5 of the sums written out in float64. Adds to
 ``bench/crf_exact.json``, by device.
 
     python -m bench.crf_exact
@@ -27,7 +26,7 @@ from dsrg.training import choose_device
 from tasks.doctor_places import name_processor
 from tests.slow_crf import infer_slowly
 
-CLOSE = 1e-3
+CLOSE = 1e-5
 REPEATS = 10
 
 

@@ -52,7 +52,7 @@ def test_marginals_are_those_of_the_sums_in_float64(changes: dict[str, float]) -
     for found, given, picture, own in zip(refined, probs, pictures, image_labels, strict=True):
         present = np.flatnonzero(np.concatenate([[True], own.numpy()]))
         expected = infer_slowly(given[present].double().numpy(), picture.double().numpy(), settings)
-        np.testing.assert_allclose(found[present].numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(found[present].numpy(), expected, rtol=0, atol=1e-7)
         assert not np.delete(found.numpy(), present, axis=0).any(), "absent classes stay at 0"
 
 
