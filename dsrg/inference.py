@@ -134,16 +134,25 @@ def _size_view(size: Sequence[int], long_side: float) -> tuple[int, int]:
 
 
 class ActivationMaps(nn.Module):
-    """A classifier that answers with maps: rectified class activations, then shallow and deep features."""
+    """A classifier that answers with maps: rectified class activations, then shallow and deep features.
 
-    def __init__(self, classifier: Classifier) -> None:
+    Parameters
+    ----------
+    classifier : Classifier
+    features : bool
+        Answer with the features too, which are larger than all the rest.
+    """
+
+    def __init__(self, classifier: Classifier, *, features: bool = True) -> None:
         super().__init__()
         self.classifier = classifier
+        self.features = features
 
-    def forward(self, view: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map RGB in [0, 1], ``(B, 3, h, w)``, to ``(B, K, h', w')`` and the trunk's two maps."""
+    def forward(self, view: Tensor) -> tuple[Tensor, ...]:
+        """Map RGB in [0, 1], ``(B, 3, h, w)``, to ``(B, K, h', w')`` and perhaps the trunk's two maps."""
         shallow, deep = self.classifier.backbone(view)
-        return torch.relu(self.classifier.score(deep)), shallow, deep
+        maps = torch.relu(self.classifier.score(deep))
+        return (maps, shallow, deep) if self.features else (maps,)
 
 
 class ProbabilityMaps(nn.Module):

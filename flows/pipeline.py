@@ -12,7 +12,7 @@ from pathlib import Path
 from prefect import flow, runtime
 from prefect.client.schemas import State
 
-from flows.stages import conclude, run_stage
+from flows.stages import conclude, has_run, run_stage
 from tasks.params import check_source, read_params
 
 
@@ -29,7 +29,10 @@ def chain_stages(root: str) -> dict[str, State]:
     states: dict[str, State] = {}
 
     def run(stage: str, *after: State) -> State:
-        states[stage] = run_stage(stage, root=root, wait_for=after, return_state=True)
+        expect_work = any(map(has_run, after))
+        states[stage] = run_stage(
+            stage, root=root, expect_work=expect_work, wait_for=after, return_state=True
+        )
         return states[stage]
 
     # pictures and their image-level labels -> trusted pixels

@@ -36,6 +36,11 @@ def is_there(api_url: str, *, seconds: float = 5.0) -> bool:
 
 def find_api() -> str:
     """Find the address of the Prefect API that runs are told to, a temporary server's included."""
-    from prefect.client.orchestration import get_client
+    from prefect.settings import get_current_settings
 
-    return str(get_client(sync_client=True).api_url).rstrip("/")
+    named = get_current_settings().api.url
+    if not named:  # Prefect's client starts a server, and knows where
+        from prefect.client.orchestration import get_client
+
+        named = str(get_client(sync_client=True).api_url)
+    return named.rstrip("/")

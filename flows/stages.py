@@ -33,7 +33,7 @@ def _was_killed(task: Any, run: Any, state: State) -> bool:
     retries=1,
     retry_condition_fn=_was_killed,
 )
-def run_stage(stage: str, *, root: str) -> State:
+def run_stage(stage: str, *, root: str, expect_work: bool = False) -> State:
     """Bring one stage of ``dvc.yaml`` up to date.
 
     Parameters
@@ -42,6 +42,9 @@ def run_stage(stage: str, *, root: str) -> State:
         As DVC names it: ``cams``, ``train@1``.
     root : str
         Folder with ``dvc.yaml``.
+    expect_work : bool
+        A stage that this one reads from has just run: whether this one is up to date, which it hardly is,
+        is left to DVC to find out when it is to run it.
 
     Returns
     -------
@@ -51,15 +54,26 @@ def run_stage(stage: str, *, root: str) -> State:
     """
     folder = Path(root)
     try:
-        if is_up_to_date(folder, stage):
-            return Completed(name="UpToDate", message="nothing changed since it last ran")
+        if not expect_work and is_up_to_date(folder, stage):
+            return _up_to_date()
         with hold_gpu(folder, stage):
             outcome = _reproduce(folder, stage)
     except UserError as error:
         return Failed(message=f"{stage}: {error}")
     if outcome.error is not None:
         return Failed(message=f"{stage}: {outcome.error}")
+    if outcome.unchanged:
+        return _up_to_date()
     return Completed(name="Cached", message="restored by DVC") if outcome.cached else Completed()
+
+
+def has_run(state: State) -> bool:
+    """Tell from how a stage ended whether its body ran."""
+    return state.name == Completed().name
+
+
+def _up_to_date() -> State:
+    return Completed(name="UpToDate", message="nothing changed since it last ran")
 
 
 @task(name="command", task_run_name="{what}", cache_policy=NO_CACHE, persist_result=False)
@@ -137,7 +151,7 @@ def conclude(root: Path, states: dict[str, State], *, experiment: str | None = N
     kept = save_experiment(root, experiment, say=get_run_logger().warning) if experiment else None
     _track_study(root, kept)
     show_results(root, experiment=kept, tracked=read_tracked(root))
-    ran = sum(state.name not in ("UpToDate", "Cached") for state in states.values())
+    ran = sum(map(has_run, states.values()))
     restored = sum(state.name == "Cached" for state in states.values())
     rest = len(states) - ran - restored
     return Completed(

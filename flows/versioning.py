@@ -1,6 +1,6 @@
 """DVC, behind a few verbs; with the modules ``versioning_…`` all that imports it.
 
-A stage is run by a child process, ``python -m flows.versioning STAGE``, which is DVC's own
+A stage is run by a child process, ``python -m flows.versioning_repro STAGE``, which is DVC's own
 ``dvc repro --single-item STAGE`` and ends when the process that started it ends. The stage's body,
 started by DVC, does likewise, so that a cancelled run leaves nothing behind.
 """
@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import UserError
-from tasks.lifetime import end_with_starter, watched_by_children
-from tasks.locking import ask_for, find_holder
-from tasks.warm import Kind, hand_over, owned_by_children, start_ahead
+from tasks.lifetime import watched_by_children
+from tasks.locking import ask_for
+from tasks.warm import owned_by_children, start_ahead
 
 STOP_SECONDS = 20.0
 BUSY_SECONDS = 20.0
+_REPRO = "flows.versioning_repro"
 _WITHOUT_GIT = "[core]\n    no_scm = true\n"
 _NOISE = (
     "To track the changes with git",
@@ -35,16 +36,6 @@ _NOISE = (
 )
 _BUSY = re.compile(r"is busy, it is being blocked by|Unable to acquire lock")
 _KILLED = re.compile(r"exited with (-9|137)\b")
-# What a `dvc repro` imports, most of it only when it comes to that.
-_DVC = Kind(
-    "flows.versioning",
-    (
-        *("flows.versioning", "dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro", "dvc.data_cloud"),
-        *("dvc.repo.datasets", "dvc.repo.reproduce", "dvc.rwlock", "dvc.scm", "dvc.stage.cache"),
-        *("dvc.stage.run", "dvc.utils.strictyaml", "scmrepo.git"),
-    ),
-    beside_gpu=True,
-)
 
 
 class VersioningError(UserError):
@@ -65,14 +56,17 @@ class Outcome:
 
     Attributes
     ----------
-    cached : bool
-        DVC had the result of the same work and restored it.
     error : str or None
         Why the stage failed, in its own words.
+    unchanged : bool
+        Nothing was to do.
+    cached : bool
+        DVC had the result of the same work and restored it.
     """
 
-    cached: bool
-    error: str | None
+    error: str | None = None
+    unchanged: bool = False
+    cached: bool = False
 
 
 def prepare(root: Path) -> None:
@@ -178,18 +172,21 @@ def reproduce_stage(
     StageKilledError
         The system killed the stage.
     """
-    command = [sys.executable, "-m", "flows.versioning", stage]
+    command = [sys.executable, "-m", _REPRO, stage]
     environment = {**(environment or {}), **owned_by_children()}
     status, lines = run_child(command, root, on_line=on_line, environment=environment)
     if status and _BUSY.search("\n".join(lines)):
         is_up_to_date(root, stage)  # waits until nobody is at its files
         status, lines = run_child(command, root, on_line=on_line, environment=environment)
     if status == 0:
-        return Outcome(cached=any("is cached - skipping run" in line for line in lines), error=None)
+        return Outcome(
+            unchanged=any(line.endswith("didn't change, skipping") for line in lines),
+            cached=any("is cached - skipping run" in line for line in lines),
+        )
     text = "\n".join(lines)
     if _KILLED.search(text) or status == -9:
         raise StageKilledError(f"{stage} was killed by the system: it may need more memory than there is")
-    return Outcome(cached=False, error=_explain(text, root))
+    return Outcome(error=_explain(text, root))
 
 
 def run_child(
@@ -293,20 +290,3 @@ def open_repo(root: Path) -> Iterator[Any]:
         raise VersioningError(_explain(str(error), root)) from error
     with contextlib.closing(repo):
         yield repo
-
-
-def main(arguments: list[str]) -> int:
-    """Have DVC bring one stage up to date, as the child process that this is."""
-    from dvc.cli import main as run_dvc
-
-    end_with_starter()
-    os.environ.update(watched_by_children())
-    holder = find_holder(Path())
-    if holder is not None:  # what a `dvc repro` that meets this one is told: its command line
-        sys.argv = [f"{holder}; `dsrg wait` waits for it"]
-    return int(run_dvc(["repro", "--single-item", *arguments]))
-
-
-if __name__ == "__main__":
-    status = hand_over(sys.argv[1:], _DVC)
-    sys.exit(main(sys.argv[1:]) if status is None else status)

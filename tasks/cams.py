@@ -29,7 +29,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     model_path = workspace.path("data/classifier.safetensors")
     classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
     rows = index.rows("train").tolist()
-    ready = make_ready(ActivationMaps(classifier), params.compute, pictures=len(rows))
+    network = ActivationMaps(classifier, features=settings.affinity_power > 0)
+    ready = make_ready(network, params.compute, pictures=len(rows))
     smallest = params.classify.crop_size
     fingerprint = {
         "images": images.digest,

@@ -82,7 +82,7 @@ def list_inputs(
     UserError
         ``dvc.yaml`` does not hold the stage, or uses a name that the params do not hold.
     """
-    graph = YAML(typ="safe", pure=True).load((root / "dvc.yaml").read_text(encoding="utf-8"))
+    graph = YAML(typ="safe").load((root / "dvc.yaml").read_text(encoding="utf-8"))
     try:
         spec = graph["stages"][stage]
     except (KeyError, TypeError):

@@ -73,7 +73,7 @@ def test_stages_do_not_import_each_other():
                 for part in ("", "_entries", "_model", "_places", "_pyfunc", "_server")
             },
         ),
-        ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_runs")}),
+        ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_repro", "_runs")}),
         ("prefect", PREFECT_MODULES),
         ("typer", COMMANDS),
         ("rich", {"tasks/console.py"}),
@@ -113,6 +113,7 @@ def test_heavy_packages_are_imported_late_on_the_command_line():
         "flows/runner.py",
         "flows/versioning.py",
         "flows/versioning_labels.py",
+        "flows/versioning_repro.py",
         "flows/versioning_runs.py",
         "tasks/__main__.py",
     ):

@@ -74,7 +74,9 @@ def test_a_stage_runs_its_own_command(stage: Any, graph: dict[str, Any]):
 @pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
 def test_a_stage_depends_on_the_code_it_imports(stage: str, graph: dict[str, Any]):
     deps = spec_of(graph, stage)["deps"]
-    listed = {dep for dep in deps if dep.split("/")[0] in FLOORS and dep.endswith(".py")}
+    own = [PROJECT / dep for dep in deps if dep.split("/")[0] in FLOORS]
+    files = [file for dep in own for file in (dep.rglob("*.py") if dep.is_dir() else [dep])]
+    listed = {file.relative_to(PROJECT).as_posix() for file in files if file.suffix == ".py"}
     needed = collect_code(Path(f"tasks/{stage}.py"), stop=NO_RESULT)
     # the drawn source is a dependency by its params: source.path
     assert listed == needed - {SYNTHETIC_PATH}

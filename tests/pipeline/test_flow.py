@@ -120,6 +120,20 @@ def test_what_dvc_repro_made_the_flow_never_makes_again(done: Path):
 
 
 @pytest.mark.slow
+def test_what_a_stage_that_ran_anew_left_unchanged_is_up_to_date(project: Path):
+    toy = project / "tasks" / "toy_stage.py"
+    without_code = 'for dep in spec["deps"] if not dep.endswith(".py")'
+    toy.write_text(toy.read_text().replace('for dep in spec["deps"]', without_code))
+    run_dvc(project, "repro")
+    body = project / "tasks" / "cams.py"
+    body.write_text(body.read_text() + "# a remark\n")
+    take_bodies(project)
+    states = run_flow(project)
+    assert take_bodies(project) == ["cams"]
+    assert {stage: state for stage, state in states.items() if state != "UpToDate"} == {"cams": "Completed"}
+
+
+@pytest.mark.slow
 def test_the_flow_runs_what_a_change_reaches_and_restores_what_was_before(done: Path):
     labels = done / "data/rounds/2/pseudo_labels.zarr/content.txt"
     before = labels.read_text()

@@ -94,9 +94,7 @@ def test_a_stage_that_fails_is_told_in_its_own_words(toy_project: Path, monkeypa
     (toy_project / "fail_ingest").touch()
     lines: list[str] = []
     outcome = reproduce_stage(toy_project, "ingest", on_line=lines.append)
-    assert outcome == Outcome(
-        cached=False, error="`data/toy.zarr` was told to fail in ingest. Remove: fail_ingest"
-    )
+    assert outcome == Outcome(error="`data/toy.zarr` was told to fail in ingest. Remove: fail_ingest")
     assert not is_up_to_date(toy_project, "ingest")
     (toy_project / "fail_ingest").unlink()
     assert reproduce_stage(toy_project, "ingest", on_line=lines.append).error is None

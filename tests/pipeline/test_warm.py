@@ -146,7 +146,7 @@ def test_one_started_ahead_takes_the_stages(
 
 def test_dvc_is_forked_likewise(toy_project: Path, owner: subprocess.Popen[bytes]) -> None:
     (toy_project / "sleep_ingest").touch()
-    process = start_in(toy_project, "flows.versioning", "ingest", **{OWNER: str(owner.pid)})
+    process = start_in(toy_project, "flows.versioning_repro", "ingest", **{OWNER: str(owner.pid)})
     read_until(process, "sleeps")
     holder = find_holder(toy_project)
     assert holder is not None
