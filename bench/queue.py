@@ -1,9 +1,10 @@
 """Put many small runs into the queue of ``dsrg serve``: ``python -m bench.queue``.
 
 A project with the real graph, servers and command line, and toy bodies for its stages, is served. Runs are
-asked for all at once, as impatient people do. None may be lost, they begin in the order in which they
-were asked for, each leaves its study and its DVC experiment, and the server's memory stays level. Writes
-``bench/queue.json``.
+asked for all at once, as impatient people do. None may be lost, they begin in the order in which they were
+asked for, each leaves its study and its DVC experiment, and the server's memory stays level: the least
+that it had when one of the first runs ended, and one of the last, as at other times the next run's
+process is just being started. Writes ``bench/queue.json``.
 
     python -m bench.queue
     python -m bench.queue --runs 10 --limit 2
@@ -22,6 +23,7 @@ from tests.served_project import FINAL, ServedProject
 from tests.toy_project import build_toy, commit, run_dvc
 
 MEGABYTE = 2**20
+SOME = 10  # runs, at each end
 PATIENCE = 300.0  # seconds until the next run ends
 
 
@@ -79,7 +81,11 @@ def main() -> None:
         "kept_as_experiments": sum(f"synthetic-r1-{run['id'][:4]}" in experiments for run in runs),
         "out_of_order": count_disorder(runs),
         "seconds_a_run": round(seconds / len(runs), 1),
-        "memory_mb": {"first": round(memory[0]), "last": round(memory[-1]), "most": round(max(memory))},
+        "memory_mb": {
+            "at_first": round(min(memory[:SOME])),
+            "at_last": round(min(memory[-SOME:])),
+            "most": round(max(memory)),
+        },
     }
     for what, value in numbers.items():
         print(f"{what:<20} {value}")
