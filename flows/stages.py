@@ -13,9 +13,10 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from flows.limits import hold_gpu
-from flows.story import ProgressArtifact, read_tracked, show_results
+from flows.story import ProgressArtifact, read_tracked, show_dashboard, show_results
 from flows.versioning import Outcome, is_up_to_date, reproduce_stage, run_child
 from flows.versioning_runs import save_experiment
+from tasks.cluster import parse_dashboard
 from tasks.console import parse_progress
 from tasks.errors import UserError
 from tasks.warm import owned_by_children
@@ -100,8 +101,10 @@ def _show_lines(stage: str) -> Callable[[str], None]:
     def handle_line(line: str) -> None:
         if (parsed := parse_progress(line)) is not None:
             progress.update(*parsed)
-        else:
-            log.info(line)
+            return
+        log.info(line)
+        if (link := parse_dashboard(line)) is not None:
+            show_dashboard(stage, link)
 
     return handle_line
 

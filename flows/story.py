@@ -95,6 +95,12 @@ class ProgressArtifact:
             tell(lambda: update_progress_artifact(artifact, progress=percent))
 
 
+def show_dashboard(stage: str, link: str) -> None:
+    """Show where the dashboard of the cluster is that a stage is mapped over, as long as it runs."""
+    key, about = f"cluster-{stage.replace('@', '-')}", f"Dask's dashboard, while {stage} runs"
+    tell(lambda: create_link_artifact(link, key=key, link_text="dashboard", description=about))
+
+
 def show_results(root: Path, *, experiment: str | None, tracked: Mapping[str, str]) -> None:
     """Show the table, the summary with its links, the report and the last round's panels, as artifacts.
 

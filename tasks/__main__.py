@@ -24,6 +24,7 @@ from tasks.lifetime import Terminated, end_with_starter, raise_on_sigterm
 from tasks.locking import hold_workspace
 from tasks.memory import keep_freed_memory
 from tasks.params import check_round, check_source, read_params
+from tasks.schema import NO_CLUSTER
 from tasks.shards import prepare_loaders
 from tasks.workspace import Workspace
 
@@ -93,13 +94,15 @@ def _run(stage: str, round_key: str | None, root: Path) -> None:
             check_source(params, root)
         if round_key is not None:
             check_round(params, round_key)
+        # the workers of a cluster have another current folder
+        here = root if params.compute.cluster == NO_CLUSTER else root.resolve()
         with fail_if_changed(root, params, stage, round_key):
             began = time.monotonic()
             if stage in TRAINING:
                 prepare_loaders(params.compute.workers)
                 keep_freed_memory(of_any_size=True)
             module = importlib.import_module(f"tasks.{stage}")
-            module.run(params, Workspace(root), round_key=round_key)
+            module.run(params, Workspace(here), round_key=round_key)
             seconds = round(time.monotonic() - began, 2)
         facts = {"seconds": seconds, "machine": journal.describe_machine()}
         journal.note(Workspace(root), label, facts)

@@ -105,7 +105,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     for part in map_shards(
         sweep_rows,
         jobs,
-        workers=params.compute.workers,
+        compute=params.compute,
         description="baseline",
         in_threads=all(crf.in_threads for crf in crfs.values()),
     ):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from dsrg.models import load_classifier, read_model_digest
 from dsrg.store import ImageStore
 from tasks.inference import make_ready
 from tasks.params import Params
-from tasks.score_maps import fill_score_store
+from tasks.score_maps import Computer, fill_score_store
 from tasks.workspace import Workspace
 
 
@@ -27,23 +29,42 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     images = ImageStore(workspace.path("data/images.zarr"))
     index = images.index
     model_path = workspace.path("data/classifier.safetensors")
-    classifier, _ = load_classifier(model_path, output_stride=settings.output_stride)
     rows = index.rows("train").tolist()
-    network = ActivationMaps(classifier, features=settings.affinity_power > 0)
-    ready = make_ready(network, params.compute, pictures=len(rows))
-    smallest = params.classify.crop_size
     fingerprint = {
         "images": images.digest,
         "classifier": read_model_digest(model_path),
         "cams": settings.model_dump(),
-        "smallest": smallest,
+        "smallest": params.classify.crop_size,
     }
-    planes = max(1, int(index.image_labels.sum(axis=1).max()))
+    with workspace.stage("cams", fingerprint=fingerprint) as work:
+        fill_score_store(
+            partial(prepare_cams, params, images.path, model_path),
+            images,
+            rows,
+            work=work,
+            store="cams.zarr",
+            array="cam",
+            planes=max(1, int(index.image_labels.sum(axis=1).max())),
+            compute=params.compute,
+            attributes={"normalisation": settings.normalisation},
+            description="cams",
+        )
+        work.publish("cams.zarr", "data/cams.zarr")
+
+
+def prepare_cams(params: Params, images: Path, model: Path) -> Computer:
+    """Prepare a classifier to compute the CAMs of the pictures of a store."""
+    settings = params.cams
+    index = ImageStore(images).index
+    classifier, _ = load_classifier(model, output_stride=settings.output_stride)
+    network = ActivationMaps(classifier, features=settings.affinity_power > 0)
+    ready = make_ready(network, params.compute, pictures=len(index.rows("train")))
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         size = pictures.shape[1:3]
+        side = choose_view_side(size, smallest=params.classify.crop_size, largest=settings.size)
         views: dict[str, Any] = {
-            "long_side": choose_view_side(size, smallest=smallest, largest=settings.size),
+            "long_side": side,
             "scales": settings.scales,
             "flip": settings.flip,
             "stride": CAM_STRIDE,
@@ -62,18 +83,4 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         triples = zip(normalise(activations), shallow, deep, strict=True)
         return [spread_cams(cam, features, power=power) for cam, *features in triples]
 
-    with workspace.stage("cams", fingerprint=fingerprint) as work:
-        fill_score_store(
-            compute,
-            images,
-            rows,
-            work=work,
-            store="cams.zarr",
-            array="cam",
-            planes=planes,
-            batch_size=ready.batch_size,
-            threads=ready.streams,
-            attributes={"normalisation": settings.normalisation},
-            description="cams",
-        )
-        work.publish("cams.zarr", "data/cams.zarr")
+    return Computer(compute, ready.batch_size, ready.streams)

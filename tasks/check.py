@@ -167,7 +167,7 @@ def _look_through(
     jobs = plan_shards(
         source, shard, name="check", canvas=params.ingest.canvas, store=None, pictures=pictures
     )
-    found = map_source(function, jobs, source, workers=params.compute.workers, description=description)
+    found = map_source(function, jobs, source, compute=params.compute, description=description)
     return [outcome for outcomes in found for outcome in outcomes]
 
 

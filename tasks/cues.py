@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from tasks import console
 from tasks.errors import UserError
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
+from tasks.prepared import forget, once_per_work
 from tasks.workspace import Workspace
 
 _BINS = 256
@@ -57,7 +57,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "saliency": saliency.attributes["digest"],
         "cues": settings,
     }
-    _open.cache_clear()  # an earlier run in this process may have seen other stores there
+    forget()
     with workspace.stage("cues", fingerprint=fingerprint) as work:
         if params.cues.rule == "agreement" and params.cues.exponent == 0:
             histogram = _count_cam_values(cams, images, rows)
@@ -73,7 +73,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             count=len(index),
             canvas=images.canvas,
             attributes={"rule": params.cues.rule},
-            workers=params.compute.workers,
+            compute=params.compute,
             in_threads=params.cues.crf.in_threads,
             description="cues",
         )
@@ -134,7 +134,7 @@ def _count_cam_values(cams: ScoreStore, images: ImageStore, rows: list[int]) -> 
     return histogram
 
 
-@lru_cache(maxsize=1)
+@once_per_work
 def _open(images: Path, cams: Path, saliency: Path) -> tuple[ImageStore, ScoreStore, LabelStore]:
     return (
         ImageStore(images),

@@ -132,7 +132,7 @@ def name_processor() -> str:
 
 def check_machine(patient: Patient) -> Iterator[Finding]:
     """Check cores, memory, and the shared memory that loaders hand pictures over in."""
-    from tasks.shards import count_workers
+    from tasks.cores import count_workers
 
     cores = count_workers(0)
     free = measure_memory()

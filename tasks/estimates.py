@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS, Index
+from tasks.cores import count_workers
 from tasks.params import Params
-from tasks.shards import count_workers
 from tasks.steps import count_classify_steps, count_reference_steps, count_train_steps
 
 _REFERENCE_AREA = 256 * 256

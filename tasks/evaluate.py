@@ -101,7 +101,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``metrics/rounds/R/evaluate.json``, ``data/rounds/R/panels/*.png``,
     ``data/rounds/R/panels/tiles/*.webp``, ``data/rounds/R/panels/pictures.json``
     """
-    from dsrg.models import load_segmenter, read_model_digest
+    from dsrg.models import read_model_digest
 
     assert round_key is not None
     inputs = Inputs.locate(workspace, round_key)
@@ -117,7 +117,6 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     }
     name = f"evaluate@{round_key}"
     with workspace.stage(name, fingerprint=fingerprint) as work:
-        segmenter, _ = load_segmenter(inputs.segmenter)
         available = bool(truth.attributes["available"])
         summary: dict[str, Any] = {"available": available}
         index = images.index
@@ -127,7 +126,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 rows, index.ids, index.image_labels, count=_UNSCORED if params.report.panels else 0
             )
         scores = score_pictures(
-            segmenter,
+            inputs.segmenter,
             params,
             work,
             images=inputs.images,
@@ -140,7 +139,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         if available:
             summary["train"] = score_train(inputs, params)
             summary["val"] = summarise_val(scores, index.classes)
-        folder = draw_panels(inputs, params, work, segmenter, available=available)
+        folder = draw_panels(inputs, params, work, available=available)
         steps = write_steps(inputs, params, work, folder, available=available)
         ranked = write_ranked(inputs, params, work, folder, scores.pictures, available=available)
         workspace.write_json(
@@ -181,9 +180,9 @@ def score_train(inputs: Inputs, params: Params) -> dict[str, Any]:
     ]
     counts = np.zeros((len(_NAMES), index.num_classes, index.num_classes + 1), np.int64)
     # Reading and counting takes about 2 ms a picture: processes pay from some thousands on.
-    workers = params.compute.workers if len(rows) > 2000 else 1
+    light = len(rows) <= 2000
     description = f"evaluate@{inputs.round_key} labels"
-    for part in map_shards(count_rows, jobs, workers=workers, description=description):
+    for part in map_shards(count_rows, jobs, compute=params.compute, description=description, light=light):
         counts += part
     return {kind: summarise_labels(counts[number], index.classes) for number, kind in enumerate(_NAMES)}
 
@@ -202,7 +201,7 @@ def count_rows(job: CountJob) -> NDArray[np.int64]:
     return counts
 
 
-def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any, *, available: bool) -> Path:
+def draw_panels(inputs: Inputs, params: Params, work: StageWork, *, available: bool) -> Path:
     """Draw the chosen pictures of both splits, one PNG each and one sheet per split; return their folder.
 
     Files begin with a key that is the same in every round: ``train-00``.
@@ -215,7 +214,9 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, segmenter: Any,
         rows = _choose_rows(index, params, split)
         if split == "val":
             description = f"evaluate@{inputs.round_key} panels"
-            predict_rows(segmenter, params, work, images=inputs.images, rows=rows, description=description)
+            predict_rows(
+                inputs.segmenter, params, work, images=inputs.images, rows=rows, description=description
+            )
         panels = []
         for number, row in enumerate(rows):
             columns = [

@@ -24,6 +24,7 @@ from tasks.export_items import Item, list_items, open_pictures
 from tasks.export_layouts import Facts, Layout, Segmentation, build_layout
 from tasks.export_pictures import Fate, Mode, place_picture
 from tasks.params import Params
+from tasks.schema import NO_CLUSTER
 from tasks.shards import map_shards
 from tasks.workspace import Workspace
 
@@ -140,6 +141,8 @@ def export_labels(params: Params, workspace: Workspace, out: Path, settings: Set
 
 
 def _export(params: Params, workspace: Workspace, out: Path, settings: Settings) -> dict[str, Any]:
+    if params.compute.cluster != NO_CLUSTER:  # whose workers have another current folder
+        workspace, out = Workspace(workspace.root.resolve()), out.resolve()
     images = ImageStore(workspace.path("data/images.zarr"))
     place, round_key = _locate_labels(params, workspace, settings)
     array, stage, _ = _KINDS[settings.what]
@@ -183,9 +186,7 @@ def _export(params: Params, workspace: Workspace, out: Path, settings: Settings)
         )
         for start in range(0, len(items), _LOT)
     ]
-    found = map_shards(
-        export_lot, lots, workers=params.compute.workers, description=f"export {settings.format}"
-    )
+    found = map_shards(export_lot, lots, compute=params.compute, description=f"export {settings.format}")
     done = [one for lot in found for one in lot]
     if LabelStore(place, array, stage=stage).attributes.get("digest") != labels.attributes.get("digest"):
         raise UserError(

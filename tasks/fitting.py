@@ -20,8 +20,8 @@ from dsrg.samples import SegmenterSamples
 from dsrg.store import ImageStore, LabelStore
 from dsrg.training import Progress, build_optimizer, fit
 from tasks import console
+from tasks.cores import count_workers
 from tasks.params import Params
-from tasks.shards import count_workers
 from tasks.workspace import StageWork
 
 _SMOOTHING = 20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.cores import count_workers
 from tasks.schema import Compute
-from tasks.shards import count_workers
 
 if TYPE_CHECKING:
     import torch

@@ -41,6 +41,7 @@ from tasks.ingest_shards import (
 )
 from tasks.ingest_verdict import list_refusals, open_params_source, settle_source
 from tasks.params import Params
+from tasks.schema import Compute
 from tasks.workspace import StageWork, Workspace
 
 _IMAGES, _SALIENCY, _TRUTH = "images.zarr", "saliency.zarr", "truth.zarr"
@@ -63,11 +64,11 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "ingest": params.ingest.model_dump(),
         "files": source.fingerprint,
     }
-    workers = params.compute.workers
+    compute = params.compute
     with workspace.stage("ingest", fingerprint=fingerprint) as work:
-        pictures = _store_images(source, work, canvas=params.ingest.canvas, workers=workers)
-        maps = _store_saliency(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
-        masks = _store_truth(source, work, pictures, canvas=params.ingest.canvas, workers=workers)
+        pictures = _store_images(source, work, canvas=params.ingest.canvas, compute=compute)
+        maps = _store_saliency(source, work, pictures, canvas=params.ingest.canvas, compute=compute)
+        masks = _store_truth(source, work, pictures, canvas=params.ingest.canvas, compute=compute)
         problems = list_refusals(source, pictures, maps, masks, strict=params.ingest.strict)
         if problems:
             raise SourceError(source.where, problems)
@@ -103,7 +104,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 # -- first pass: pictures ----------------------------------------------------------------------
 
 
-def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int) -> list[Outcome]:
+def _store_images(source: Source, work: StageWork, *, canvas: int, compute: Compute) -> list[Outcome]:
     path = work.partial(_IMAGES)
     if not work.is_done("created-images"):
         # Sizes and splits are known only after decoding: complete_index writes them then.
@@ -119,7 +120,7 @@ def _store_images(source: Source, work: StageWork, *, canvas: int, workers: int)
         create_image_store(path, blank, canvas=canvas, source=source.kind)
         work.mark_done("created-images")
     jobs = plan_shards(source, SHARD_IMAGES, name="image", canvas=canvas, store=path)
-    return _run_jobs(write_image_shard, jobs, source, work, workers=workers, description="ingest pictures")
+    return _run_jobs(write_image_shard, jobs, source, work, compute=compute, description="ingest pictures")
 
 
 def _run_jobs(
@@ -128,7 +129,7 @@ def _run_jobs(
     source: Source,
     work: StageWork,
     *,
-    workers: int,
+    compute: Compute,
     description: str,
 ) -> list[Outcome]:
     """Run the jobs that no earlier attempt finished; outcomes of all jobs, in row order."""
@@ -137,7 +138,7 @@ def _run_jobs(
     found: dict[str, list[Outcome]] = {}
     for job, outcomes in zip(
         waiting,
-        map_source(function, waiting, source, workers=workers, description=description),
+        map_source(function, waiting, source, compute=compute, description=description),
         strict=True,
     ):
         found[job.unit] = outcomes
@@ -157,24 +158,24 @@ def _run_jobs(
 
 
 def _store_saliency(
-    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, workers: int
+    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, compute: Compute
 ) -> list[Outcome]:
     jobs = _plan_maps(
         source, work, pictures, "saliency", _SALIENCY, canvas=canvas, available=source.saliency_available
     )
     outcomes = _run_jobs(
-        write_saliency_shard, jobs, source, work, workers=workers, description="ingest saliency"
+        write_saliency_shard, jobs, source, work, compute=compute, description="ingest saliency"
     )
     return outcomes or [Outcome() for _ in source.records]
 
 
 def _store_truth(
-    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, workers: int
+    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, compute: Compute
 ) -> list[Outcome]:
     jobs = _plan_maps(
         source, work, pictures, "gt_label", _TRUTH, canvas=canvas, available=source.gt_available
     )
-    outcomes = _run_jobs(write_truth_shard, jobs, source, work, workers=workers, description="ingest masks")
+    outcomes = _run_jobs(write_truth_shard, jobs, source, work, compute=compute, description="ingest masks")
     return outcomes or [Outcome() for _ in source.records]
 
 

@@ -17,6 +17,7 @@ from dsrg.sources import Reader, Record, Source
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
 from dsrg.store import iterate_shards, write_rows
+from tasks.schema import Compute
 from tasks.shards import map_shards
 
 Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
@@ -119,12 +120,12 @@ def map_source(
     jobs: Sequence[ShardJob],
     source: Source,
     *,
-    workers: int,
+    compute: Compute,
     description: str,
 ) -> Iterator[list[Outcome]]:
     """Call `function` on the shards of a pass over a source; see :func:`tasks.shards.map_shards`."""
     decodes = source.kind != "synthetic"  # in compiled code; scenes are drawn by Python itself
-    return map_shards(function, jobs, workers=workers, description=description, in_threads=decodes)
+    return map_shards(function, jobs, compute=compute, description=description, in_threads=decodes)
 
 
 def write_image_shard(job: ShardJob) -> list[Outcome]:

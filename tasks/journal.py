@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks import console
-from tasks.shards import count_workers
+from tasks.cores import count_workers
 from tasks.tracking_places import locate_home
 from tasks.workspace import WORK, Workspace, replace_whole
 

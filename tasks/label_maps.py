@@ -1,20 +1,24 @@
 """Label maps of all training pictures, computed in a pool and written shard by shard.
 
 Pictures are handed out in small lots, so that all processes are busy whatever the size of the data
-set; only this process writes, so that no shard ever has two writers.
+set; only this process writes, so that no shard ever has two writers. A cluster's workers get whole shards and
+write them: maps do not travel.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.labels import IGNORE_INDEX
 from dsrg.store import SHARD_LABEL_MAPS, create_label_store, finish_store, iterate_shards, write_rows
+from tasks.schema import NO_CLUSTER, Compute
 from tasks.shards import map_shards
 from tasks.workspace import StageWork
 
@@ -33,8 +37,9 @@ def fill_label_store(
     count: int,
     canvas: int,
     attributes: Mapping[str, Any],
-    workers: int,
+    compute: Compute,
     in_threads: bool = True,
+    light: bool = False,
     description: str,
 ) -> Path:
     """Fill a store of label maps; pictures outside `rows` stay unlabelled.
@@ -55,7 +60,7 @@ def fill_label_store(
         ``N`` and ``S`` of the store.
     attributes : mapping
         Of the store, without its digest.
-    workers, in_threads
+    compute, in_threads, light
         As of :func:`tasks.shards.map_shards`.
 
     Returns
@@ -68,38 +73,67 @@ def fill_label_store(
         create_label_store(path, array, count=count, canvas=canvas, attributes=dict(attributes))
         work.mark_done(f"created-{store}")
     wanted = {int(row) for row in rows}
-    waiting = [
-        (number, span)
+    shards = [
+        _Shard(
+            number=number,
+            path=path,
+            array=array,
+            span=span,
+            canvas=canvas,
+            rows=own,
+            lots=tuple(make_lot(lot) for lot in _cut(own)),
+        )
         for number, span in iterate_shards(count, SHARD_LABEL_MAPS)
         if not work.is_done(f"{store}-{number}")
+        for own in [tuple(row for row in range(span.start, span.stop) if row in wanted)]
     ]
-    lots = [
-        tuple(group)
-        for _, span in waiting
-        for group in _cut([row for row in range(span.start, span.stop) if row in wanted])
-    ]
-    results = iter(
-        map_shards(
-            draw,
-            [make_lot(lot) for lot in lots],
-            workers=workers,
-            description=description,
-            in_threads=in_threads,
+    if compute.cluster == NO_CLUSTER:
+        lots = [lot for shard in shards for lot in shard.lots]
+        drawn = map_shards(
+            draw, lots, compute=compute, description=description, in_threads=in_threads, light=light
         )
-    )
-    pending = iter(lots)
-    for number, span in waiting:
-        block = np.full((span.stop - span.start, canvas, canvas), IGNORE_INDEX, np.uint8)
-        for _ in _cut([row for row in range(span.start, span.stop) if row in wanted]):
-            for row, label_map in zip(next(pending), next(results), strict=True):
-                block[row - span.start, : label_map.shape[0], : label_map.shape[1]] = label_map
-        write_rows(path, array, span, block)
+        written = _write_drawn(shards, drawn)
+    else:
+        written = map_shards(partial(_draw_shard, draw), shards, compute=compute, description=description)
+    for number in written:
         work.mark_done(f"{store}-{number}")
-    for _ in results:  # lets the progress bar end
-        raise AssertionError("more lots than shards hold")
     finish_store(path, digest=work.digest)
     return path
 
 
-def _cut(rows: list[int]) -> list[list[int]]:
-    return [rows[start : start + _LOT] for start in range(0, len(rows), _LOT)]
+@dataclass(frozen=True)
+class _Shard(Generic[Lot]):
+    """A shard to be written, and the lots of its pictures."""
+
+    number: int
+    path: Path
+    array: str
+    span: slice
+    canvas: int
+    rows: tuple[int, ...]
+    lots: tuple[Lot, ...]
+
+    def write(self, drawn: Iterable[list[NDArray[np.uint8]]]) -> int:
+        """Write what was drawn of its lots; return its number."""
+        block = np.full((self.span.stop - self.span.start, self.canvas, self.canvas), IGNORE_INDEX, np.uint8)
+        label_maps = (label_map for lot in drawn for label_map in lot)
+        for row, label_map in zip(self.rows, label_maps, strict=True):
+            block[row - self.span.start, : label_map.shape[0], : label_map.shape[1]] = label_map
+        write_rows(self.path, self.array, self.span, block)
+        return self.number
+
+
+def _write_drawn(shards: Iterable[_Shard[Lot]], drawn: Iterator[list[NDArray[np.uint8]]]) -> Iterator[int]:
+    """Write shard after shard from what was drawn of all their lots, and tell their numbers."""
+    for shard in shards:
+        yield shard.write([next(drawn) for _ in shard.lots])
+    for _ in drawn:  # lets the progress bar end
+        raise AssertionError("more lots than shards hold")
+
+
+def _draw_shard(draw: Callable[[Lot], list[NDArray[np.uint8]]], shard: _Shard[Lot]) -> int:
+    return shard.write(map(draw, shard.lots))
+
+
+def _cut(rows: Sequence[int]) -> list[tuple[int, ...]]:
+    return [tuple(rows[start : start + _LOT]) for start in range(0, len(rows), _LOT)]

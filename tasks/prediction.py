@@ -1,16 +1,19 @@
 """Predicting and scoring the val split with a segmenter: shared by ``evaluate`` and ``reference``.
 
-Pictures are predicted in this process, a few at a time, and each prediction is kept on disk until the stage
-ends; the CRF then runs over them in a pool, and what it made is kept as well, for the panels. A killed run
-continues where it was.
+Pictures are predicted in this process, a few at a time, or by a cluster, and each prediction is kept on disk
+until the stage ends; the CRF then runs over them in a pool, and what it made is kept as well, for the panels.
+A killed run continues where it was.
 """
 
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,8 @@ from dsrg.store import ImageStore, LabelStore
 from tasks import console
 from tasks.inference import make_ready
 from tasks.params import Params
+from tasks.prepared import prepare_once
+from tasks.schema import NO_CLUSTER
 from tasks.shards import map_in_threads, map_shards
 from tasks.workspace import StageWork
 
@@ -80,7 +85,7 @@ class Scores:
 
 
 def score_val(
-    segmenter: Any,
+    segmenter: Path,
     params: Params,
     work: StageWork,
     *,
@@ -106,7 +111,7 @@ def score_val(
 
 
 def score_pictures(
-    segmenter: Any,
+    segmenter: Path,
     params: Params,
     work: StageWork,
     *,
@@ -120,8 +125,8 @@ def score_pictures(
 
     Parameters
     ----------
-    segmenter : Segmenter
-        In evaluation mode.
+    segmenter : Path
+        Its file.
     params : Params
         ``evaluate`` (scales, flip, CRF) and ``compute``.
     work : StageWork
@@ -155,7 +160,7 @@ def score_pictures(
     for part in map_shards(
         score_rows,
         jobs,
-        workers=params.compute.workers,
+        compute=params.compute,
         description=f"{description} crf",
         in_threads=params.evaluate.crf.in_threads,
     ):
@@ -195,27 +200,50 @@ def summarise_val(scores: Scores, classes: tuple[str, ...]) -> dict[str, Any]:
 
 
 def predict_rows(
-    segmenter: Any, params: Params, work: StageWork, *, images: Path, rows: list[int], description: str
+    segmenter: Path, params: Params, work: StageWork, *, images: Path, rows: list[int], description: str
 ) -> None:
-    """Predict pictures and keep each one's labels and likely classes on disk; finished ones are left.
-
-    The segmenter cannot be trained any more after that.
-    """
-    from dsrg.inference import ProbabilityMaps, predict_probs
-
-    store = ImageStore(images)
+    """Predict pictures and keep each one's labels and likely classes on disk; finished ones are left."""
     folder = _folder(work)
     folder.mkdir(parents=True, exist_ok=True)
     missing = [row for row in rows if not _file(folder, row).exists()]
     if not missing:
         return
-    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(rows))
+    prepare = partial(prepare_predictor, segmenter, params, images, folder, pictures=len(rows))
+    if params.compute.cluster == NO_CLUSTER:
+        predictor = prepare()
+        done = map_in_threads(predictor.predict, missing, predictor.threads)
+        for _ in console.track(done, description, total=len(missing)):
+            pass
+        return
+    groups = [missing[start : start + _ROWS_PER_JOB] for start in range(0, len(missing), _ROWS_PER_JOB)]
+    predict = partial(_predict_elsewhere, prepare)
+    for _ in map_shards(predict, groups, compute=params.compute, description=description):
+        pass
+
+
+class Predictor(NamedTuple):
+    """What predicts a picture, by its row, and keeps it on disk; so many threads may call it at a time."""
+
+    predict: Callable[[int], None]
+    threads: int
+
+
+def prepare_predictor(
+    segmenter: Path, params: Params, images: Path, folder: Path, *, pictures: int
+) -> Predictor:
+    """Prepare a segmenter to predict so many pictures of a store and keep the predictions in a folder."""
+    from dsrg.inference import ProbabilityMaps, predict_probs
+    from dsrg.models import load_segmenter
+
+    store = ImageStore(images)
+    network, _ = load_segmenter(segmenter)
+    ready = make_ready(ProbabilityMaps(network), params.compute, pictures=pictures)
 
     def predict(row: int) -> None:
         probs = predict_probs(
             ready.forward,
             store.read_image(row),
-            long_side=segmenter.input_size,
+            long_side=network.input_size,
             scales=params.evaluate.scales,
             flip=params.evaluate.flip,
             device=ready.device,
@@ -228,8 +256,13 @@ def predict_rows(
             label=probs.argmax(axis=0).astype(np.uint8),
         )
 
-    for _ in console.track(map_in_threads(predict, missing, ready.streams), description, total=len(missing)):
-        pass
+    return Predictor(predict, ready.streams)
+
+
+def _predict_elsewhere(prepare: Callable[[], Predictor], rows: list[int]) -> None:
+    predictor = prepare_once("predictor", prepare)
+    for row in rows:
+        predictor.predict(row)
 
 
 def read_prediction(
@@ -248,9 +281,10 @@ def read_prediction(
 
 
 def _keep(place: Path, **arrays: NDArray[Any]) -> None:
-    partial = place.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)  # type: ignore[arg-type]
-    os.replace(partial, place)
+    # a name of its own: a worker that a cluster took for dead may be at the same picture as the next one
+    begun = place.with_suffix(f".{uuid.uuid4().hex}.npz")
+    np.savez(begun, **arrays)  # type: ignore[arg-type]
+    os.replace(begun, place)
 
 
 def score_rows(job: ScoreJob) -> Scores:

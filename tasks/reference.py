@@ -75,7 +75,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                 description="reference",
             )
             scores = score_val(
-                segmenter,
+                work.partial("segmenter.safetensors"),
                 params,
                 work,
                 images=images_path,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from dsrg.scaling import scale_maps
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
+from tasks.prepared import forget, once_per_work
 from tasks.workspace import Workspace
 
 
@@ -39,8 +39,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     """
     folder = f"data/rounds/{round_key}"
     images = ImageStore(workspace.path("data/images.zarr"))
-    for opened in (_open_images, _open_seeds):
-        opened.cache_clear()  # an earlier run in this process may have seen other stores there
+    forget()
     seeds, probs = _open_seeds(workspace.path(f"{folder}/seeds.zarr"), workspace.path(f"{folder}/probs.zarr"))
     settings = params.refine.model_dump()
     fingerprint = {
@@ -61,7 +60,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             count=len(images),
             canvas=images.canvas,
             attributes={},
-            workers=params.compute.workers,
+            compute=params.compute,
             in_threads=params.refine.crf.in_threads,
             description=name,
         )
@@ -89,11 +88,11 @@ def draw_pseudo_labels(lot: RefineLot) -> list[NDArray[np.uint8]]:
     return drawn
 
 
-@lru_cache(maxsize=1)
+@once_per_work
 def _open_images(path: Path) -> ImageStore:
     return ImageStore(path)
 
 
-@lru_cache(maxsize=1)
+@once_per_work
 def _open_seeds(seeds: Path, probs: Path) -> tuple[LabelStore, ScoreStore]:
     return LabelStore(seeds, "seed", stage="relabel"), ScoreStore(probs, "probs", stage="relabel")

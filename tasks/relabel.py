@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,15 @@ from dsrg.growing import grow_label_map
 from dsrg.inference import ProbabilityMaps, predict_batch
 from dsrg.labels import list_present
 from dsrg.models import load_segmenter, read_model_digest
-from dsrg.models.segmenter import Segmenter
 from dsrg.relabelling import keep_present
 from dsrg.scaling import scale_maps
 from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
 from tasks.inference import make_ready
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
-from tasks.score_maps import fill_score_store
-from tasks.workspace import StageWork, Workspace
+from tasks.prepared import forget, once_per_work
+from tasks.score_maps import Computer, fill_score_store
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     cues = LabelStore(workspace.path("data/cues.zarr"), "cue", stage="cues")
     folder = f"data/rounds/{round_key}"
     model_path = workspace.path(f"{folder}/segmenter.safetensors")
-    segmenter, _ = load_segmenter(model_path)
     rows = images.index.rows("train").tolist()
     settings = params.relabel
     fingerprint = {
@@ -57,9 +56,20 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     }
     name = f"relabel@{round_key}"
     thresholds = {"fg_threshold": settings.fg_threshold, "bg_threshold": settings.bg_threshold}
-    _open.cache_clear()  # an earlier run in this process may have seen other stores there
+    forget()
     with workspace.stage(name, fingerprint=fingerprint) as work:
-        probs = _predict(segmenter, images, rows, params, work, description=f"{name} predict")
+        probs = fill_score_store(
+            partial(prepare_probs, params, images.path, model_path),
+            images,
+            rows,
+            work=work,
+            store="probs.zarr",
+            array="probs",
+            planes=int(images.index.image_labels.sum(axis=1).max()) + 1,
+            compute=params.compute,
+            attributes={},
+            description=f"{name} predict",
+        )
         fill_label_store(
             grow_cues,
             lambda lot: GrowLot(images.path, cues.path, probs, lot, thresholds),
@@ -70,25 +80,19 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
             count=len(images),
             canvas=images.canvas,
             attributes={"grown_by": "probs"},
-            workers=1,  # growing takes a millisecond a picture: processes would cost more than they bring
+            compute=params.compute,
+            light=True,
             description=f"{name} grow",
         )
         work.publish("probs.zarr", f"{folder}/probs.zarr")
         work.publish("seeds.zarr", f"{folder}/seeds.zarr")
 
 
-def _predict(
-    segmenter: Segmenter,
-    images: ImageStore,
-    rows: list[int],
-    params: Params,
-    work: StageWork,
-    *,
-    description: str,
-) -> Path:
-    index = images.index
-    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(rows))
-    planes = int(index.image_labels.sum(axis=1).max()) + 1
+def prepare_probs(params: Params, images: Path, model: Path) -> Computer:
+    """Prepare a segmenter to compute the probabilities, of each picture's own classes, in a store."""
+    index = ImageStore(images).index
+    segmenter, _ = load_segmenter(model)
+    ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(index.rows("train")))
 
     def compute(rows: list[int], pictures: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         predicted = predict_batch(
@@ -103,19 +107,7 @@ def _predict(
         pairs = zip(rows, predicted, strict=True)
         return [keep_present(maps, list_present(index.image_labels[row])) for row, maps in pairs]
 
-    return fill_score_store(
-        compute,
-        images,
-        rows,
-        work=work,
-        store="probs.zarr",
-        array="probs",
-        planes=planes,
-        batch_size=ready.batch_size,
-        threads=ready.streams,
-        attributes={},
-        description=description,
-    )
+    return Computer(compute, ready.batch_size, ready.streams)
 
 
 def grow_cues(lot: GrowLot) -> list[NDArray[np.uint8]]:
@@ -131,7 +123,7 @@ def grow_cues(lot: GrowLot) -> list[NDArray[np.uint8]]:
     return grown
 
 
-@lru_cache(maxsize=1)
+@once_per_work
 def _open(images: Path, cues: Path, probs: Path) -> tuple[ImageStore, LabelStore, ScoreStore]:
     return (
         ImageStore(images),

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 SYNTHETIC_PATH = "dsrg/sources/synthetic.py"
+NO_CLUSTER = "none"
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite2", "vgg16", "resnet50", "resnet101")
 
 
@@ -277,6 +278,10 @@ class Compute(Section):
     )
     engine: Literal["openvino", "torch"] = Field(description="what runs networks that are trained, on a CPU")
     workers: int = Field(ge=0, le=1024, description="pictures worked on at a time; 0 = all cores")
+    cluster: str = Field(
+        pattern=rf"^({NO_CLUSTER}|local|[a-z+]+://\S+)$",
+        description="who maps over shards: none = this process and its own; local or tcp://HOST:PORT = Dask",
+    )
 
 
 class Round(Section):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,46 @@ from dsrg.store import (
     write_rows,
 )
 from tasks import console
-from tasks.shards import map_in_threads
+from tasks.prepared import prepare_once
+from tasks.schema import NO_CLUSTER, Compute
+from tasks.shards import map_in_threads, map_shards
 from tasks.workspace import StageWork
 
 
+@dataclass(frozen=True)
+class Computer:
+    """What computes maps.
+
+    Attributes
+    ----------
+    compute : callable
+        ``(rows, pictures (B, H, W, 3) uint8) -> B maps (P, h, w)`` of a batch of equal size.
+    batch_size : int
+        The largest number of pictures given to it.
+    threads : int
+        That many may call it at a time.
+    """
+
+    compute: Callable[[list[int], NDArray[np.uint8]], Iterable[NDArray[np.float32]]]
+    batch_size: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard to be filled; `rows` are the pictures in it that are wanted."""
+
+    number: int
+    images: Path
+    path: Path
+    array: str
+    span: slice
+    planes: int
+    rows: tuple[int, ...]
+
+
 def fill_score_store(
-    compute: Callable[[list[int], NDArray[np.uint8]], Iterable[NDArray[np.float32]]],
+    prepare: Callable[[], Computer],
     images: ImageStore,
     rows: Sequence[int],
     *,
@@ -33,8 +69,7 @@ def fill_score_store(
     store: str,
     array: str,
     planes: int,
-    batch_size: int,
-    threads: int,
+    compute: Compute,
     attributes: Mapping[str, Any],
     description: str,
 ) -> Path:
@@ -42,8 +77,9 @@ def fill_score_store(
 
     Parameters
     ----------
-    compute : callable
-        ``(rows, pictures (B, H, W, 3) uint8) -> B maps (P, h, w)`` of a batch of equal size.
+    prepare : callable
+        A :func:`functools.partial` of a top-level function, of values that can be pickled: every process
+        that is to compute calls it once.
     images : ImageStore
     rows : sequence of int
         The pictures to compute.
@@ -53,10 +89,8 @@ def fill_score_store(
         Names of the store (built as a partial output of `work`) and of its array.
     planes : int
         The largest number of maps of one picture.
-    batch_size : int
-        The largest number of pictures given to `compute`.
-    threads : int
-        That many call `compute` at a time.
+    compute : Compute
+        Its `cluster`, if one is named, fills the shards, each of its workers some.
     attributes : mapping
         Of the store, without its digest and stride.
 
@@ -65,30 +99,81 @@ def fill_score_store(
     Path
         The complete store, ready to be published.
     """
-    path, count, grid = work.partial(store), len(images), images.canvas // CAM_STRIDE
+    path, count = work.partial(store), len(images)
     if not work.is_done(f"created-{array}"):
         about = {**attributes, "stride": CAM_STRIDE}
+        grid = images.canvas // CAM_STRIDE
         create_score_store(path, array, count=count, planes=planes, grid=grid, attributes=about)
         work.mark_done(f"created-{array}")
-    wanted, seen = set(rows), 0
-
-    def read_and_compute(batch: list[int]) -> list[NDArray[np.float32]]:
-        return list(compute(batch, np.stack([images.read_image(row) for row in batch])))
-
-    with console.show_progress(description) as report:
-        for number, span in iterate_shards(count, SHARD_IMAGES):
-            own = [row for row in range(span.start, span.stop) if row in wanted]
-            if work.is_done(f"{array}-{number}"):
-                seen += len(own)
-                continue
-            block = np.zeros((span.stop - span.start, planes, grid, grid), np.float16)
-            batches = list(group_by_size(own, images.index.sizes, batch_size=batch_size))
-            for batch, found in zip(batches, map_in_threads(read_and_compute, batches, threads), strict=True):
-                for row, maps in zip(batch, found, strict=True):
-                    block[row - span.start, : len(maps), : maps.shape[1], : maps.shape[2]] = maps
-                seen += len(batch)
-                report(seen, len(wanted))
-            write_rows(path, array, span, block)
+    wanted = set(rows)
+    shards = [
+        _Shard(
+            number,
+            images.path,
+            path,
+            array,
+            span,
+            planes,
+            tuple(row for row in range(span.start, span.stop) if row in wanted),
+        )
+        for number, span in iterate_shards(count, SHARD_IMAGES)
+        if not work.is_done(f"{array}-{number}")
+    ]
+    if compute.cluster == NO_CLUSTER:
+        _fill_here(prepare, images, shards, work=work, total=len(wanted), description=description)
+    else:
+        fill = partial(_fill_elsewhere, prepare)
+        for number in map_shards(fill, shards, compute=compute, description=description):
             work.mark_done(f"{array}-{number}")
     finish_store(path, digest=work.digest)
     return path
+
+
+def _fill_here(
+    prepare: Callable[[], Computer],
+    images: ImageStore,
+    shards: Sequence[_Shard],
+    *,
+    work: StageWork,
+    total: int,
+    description: str,
+) -> None:
+    """Fill shard after shard, whose pictures are seen by a few threads."""
+    if not shards:
+        return
+    computer = prepare()
+    seen = total - sum(len(shard.rows) for shard in shards)
+    with console.show_progress(description) as report:
+        for shard in shards:
+
+            def tell(done: int, before: int = seen) -> None:
+                report(before + done, total)
+
+            _fill(shard, images, computer, threads=computer.threads, tell=tell)
+            seen += len(shard.rows)
+            work.mark_done(f"{shard.array}-{shard.number}")
+
+
+def _fill_elsewhere(prepare: Callable[[], Computer], shard: _Shard) -> int:
+    """Fill a shard, in a worker of a cluster, whose threads each fill one; return its number."""
+    computer = prepare_once(shard.array, prepare)
+    _fill(shard, ImageStore(shard.images), computer, threads=1, tell=lambda _: None)
+    return shard.number
+
+
+def _fill(
+    shard: _Shard, images: ImageStore, computer: Computer, *, threads: int, tell: Callable[[int], None]
+) -> None:
+    def read_and_compute(batch: list[int]) -> list[NDArray[np.float32]]:
+        return list(computer.compute(batch, np.stack([images.read_image(row) for row in batch])))
+
+    grid = images.canvas // CAM_STRIDE
+    block = np.zeros((shard.span.stop - shard.span.start, shard.planes, grid, grid), np.float16)
+    batches = list(group_by_size(shard.rows, images.index.sizes, batch_size=computer.batch_size))
+    done = 0
+    for batch, found in zip(batches, map_in_threads(read_and_compute, batches, threads), strict=True):
+        for row, maps in zip(batch, found, strict=True):
+            block[row - shard.span.start, : len(maps), : maps.shape[1], : maps.shape[2]] = maps
+        done += len(batch)
+        tell(done)
+    write_rows(shard.path, shard.array, shard.span, block)

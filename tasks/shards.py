@@ -1,4 +1,4 @@
-"""Work spread over threads or processes: one job per shard, results in order, progress shown."""
+"""Work spread over threads, processes or a cluster: one job per shard, results in order, progress shown."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from multiprocessing import forkserver
 from typing import TypeVar
 
 from tasks import console
+from tasks.cores import count_workers
 from tasks.errors import UserError
 from tasks.lifetime import end_with
 from tasks.memory import keep_freed_memory
+from tasks.schema import NO_CLUSTER, Compute
 
 _MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the parts that hold it
 
@@ -23,22 +25,14 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
-def count_workers(workers: int) -> int:
-    """Turn the param ``compute.workers`` into a number of processes; 0 is all cores given to us."""
-    if workers:
-        return workers
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def map_shards(
     function: Callable[[Job], Result],
     jobs: Sequence[Job],
     *,
-    workers: int,
+    compute: Compute,
     description: str,
     in_threads: bool = False,
+    light: bool = False,
 ) -> Iterator[Result]:
     """Call `function` on every job and yield the results in the jobs' order.
 
@@ -48,15 +42,26 @@ def map_shards(
         At the top level of a module (or a :func:`functools.partial` of such), because it is pickled.
     jobs : sequence
         Small, picklable values such as row ranges and paths; never arrays of a whole store.
-    workers : int
-        Jobs at a time; 0 is one for every core. With 1, or one job, everything runs in this thread.
+    compute : Compute
+        Its `workers` are the jobs at a time; with 1, or one job, everything runs in this thread. Its
+        `cluster`, if one is named, does all jobs instead.
     description : str
         Shown with the progress.
     in_threads : bool
         `function` spends its time in compiled code that lets go of the interpreter's lock: a few workers are
         threads then, which start at once and share what is open; processes take a second or two each.
+    light : bool
+        A job takes milliseconds, less than handing it out to processes would: this thread does all, if no
+        cluster does.
     """
-    count = min(count_workers(workers), len(jobs))
+    if compute.cluster != NO_CLUSTER:
+        from tasks.cluster import map_on_cluster
+
+        yield from map_on_cluster(
+            function, jobs, cluster=compute.cluster, workers=compute.workers, description=description
+        )
+        return
+    count = 1 if light else min(count_workers(compute.workers), len(jobs))
     if count <= 1:
         for job in console.track(jobs, description):
             yield function(job)

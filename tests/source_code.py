@@ -14,13 +14,16 @@ INFRASTRUCTURE = frozenset(
     f"tasks/{name}.py"
     for name in (
         "__init__",
+        "cluster",
         "console",
+        "cores",
         "errors",
         "graph",
         "journal",
         "lifetime",
         "locking",
         "params",
+        "prepared",
         "schema",
         "shards",
         "study",

@@ -75,6 +75,7 @@ def test_stages_do_not_import_each_other():
         ),
         ("dvc", {f"flows/versioning{part}.py" for part in ("", "_folders", "_labels", "_repro", "_runs")}),
         ("prefect", PREFECT_MODULES),
+        ("distributed", {"tasks/cluster.py"}),
         ("typer", COMMANDS),
         ("rich", {"tasks/console.py"}),
     ],
@@ -142,7 +143,7 @@ def test_every_third_party_import_is_declared():
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     declared = {
         re.split(r"[\[<>=!~ ]", entry, maxsplit=1)[0].lower().replace("-", "_")
-        for entry in project["dependencies"]
+        for entry in (*project["dependencies"], *project["optional-dependencies"]["cluster"])
     }
     import_names = {
         "PIL": "pillow",

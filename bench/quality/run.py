@@ -22,9 +22,9 @@ from bench.quality.rows import REFERENCE, Row
 from flows.params_file import edit_params
 from flows.run_folders import open_run_folder, remove_run_folder
 from flows.versioning import run_child
+from tasks.cores import count_workers
 from tasks.errors import UserError
 from tasks.params import read_params
-from tasks.shards import count_workers
 from tasks.tracking import digest_study, flatten
 from tasks.warm import owned_by_children
 

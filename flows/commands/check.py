@@ -66,7 +66,7 @@ def check(
 
     params = choose_source(
         read_params(root / "params.yaml"),
-        path.expanduser() if path else None,
+        path.expanduser().resolve() if path else None,
         kind=kind,
         categories=[name.strip() for name in (categories or "").split(",") if name.strip()],
         image_labels=image_labels,

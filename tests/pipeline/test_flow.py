@@ -134,6 +134,23 @@ def test_what_a_stage_that_ran_anew_left_unchanged_is_up_to_date(project: Path):
 
 
 @pytest.mark.slow
+def test_the_dashboard_of_a_stages_cluster_is_a_link_on_the_runs_page(project: Path):
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    body = project / "tasks" / "relabel.py"
+    said = "console.say('Dask     2 workers, dashboard http://127.0.0.1:8787/status')"
+    body.write_text(
+        body.read_text().replace("    run_toy(", f"    from tasks import console; {said}\n    run_toy(")
+    )
+    run_flow(project)
+    with get_client(sync_client=True) as client:
+        keys = ArtifactFilterKey(any_=["cluster-relabel-1"])
+        (found,) = client.read_artifacts(artifact_filter=ArtifactFilter(key=keys))
+    assert found.data == "[dashboard](http://127.0.0.1:8787/status)"
+
+
+@pytest.mark.slow
 def test_the_flow_runs_what_a_change_reaches_and_restores_what_was_before(done: Path):
     labels = done / "data/rounds/2/pseudo_labels.zarr/content.txt"
     before = labels.read_text()

@@ -28,6 +28,7 @@ def ready(pictures: int, **changes: Any) -> inference.Ready:
         "inference_precision": "32-true",
         "engine": "openvino",
         "workers": 3,
+        "cluster": "none",
         **changes,
     }
     return make_ready(Double(), Compute.model_validate(settings), pictures=pictures)

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_project import build_params
 
 from dsrg.store import StoreError
 from tasks.__main__ import main
 from tasks.console import parse_progress, show_progress, track
 from tasks.errors import UserError
+from tasks.schema import Compute
 from tasks.shards import map_in_threads, map_shards
 
 
@@ -105,10 +107,14 @@ def test_track_goes_through_everything():
     assert list(track(2, "numbers")) == [0, 1]
 
 
+def compute(workers: int) -> Compute:
+    return build_params(compute={"workers": workers}).compute
+
+
 @pytest.mark.parametrize(("workers", "in_threads"), [(1, False), (2, False), (2, True), (9, True)])
 def test_shards_keep_their_order(workers: int, in_threads: bool):
     jobs = [-number for number in range(10)]
-    found = map_shards(abs, jobs, workers=workers, description="shards", in_threads=in_threads)
+    found = map_shards(abs, jobs, compute=compute(workers), description="shards", in_threads=in_threads)
     assert list(found) == list(range(10))
 
 
@@ -116,7 +122,7 @@ def test_shards_keep_their_order(workers: int, in_threads: bool):
 def test_a_failing_shard_ends_the_map(in_threads: bool):
     with pytest.raises(TypeError):
         jobs: list[Any] = [[1], 3, [2]]
-        list(map_shards(len, jobs, workers=2, description="shards", in_threads=in_threads))
+        list(map_shards(len, jobs, compute=compute(2), description="shards", in_threads=in_threads))
 
 
 def kill_yourself(job: int) -> None:
@@ -126,7 +132,7 @@ def kill_yourself(job: int) -> None:
 @pytest.mark.slow
 def test_a_worker_that_the_system_kills_is_one_line():
     with pytest.raises(UserError, match=r"a process at work on 'shards' was killed .* compute.workers=1"):
-        list(map_shards(kill_yourself, [1, 2], workers=2, description="shards"))
+        list(map_shards(kill_yourself, [1, 2], compute=compute(2), description="shards"))
 
 
 def test_after_a_failing_shard_none_is_begun():
@@ -138,7 +144,7 @@ def test_after_a_failing_shard_none_is_begun():
         raise ValueError(job)
 
     with pytest.raises(ValueError, match="0"):
-        list(map_shards(fail_at_once, range(100), workers=2, description="shards", in_threads=True))
+        list(map_shards(fail_at_once, range(100), compute=compute(2), description="shards", in_threads=True))
     assert len(begun) < 10
 
 
@@ -160,5 +166,5 @@ def test_threads_run_no_further_ahead_than_they_may(threads: int, count: int):
 
 def test_threads_share_what_is_open():
     job = object()
-    found = map_shards(lambda one: one, [job, job], workers=2, description="shards", in_threads=True)
+    found = map_shards(lambda one: one, [job, job], compute=compute(2), description="shards", in_threads=True)
     assert all(one is job for one in found)
