@@ -9,7 +9,9 @@ from uuid import UUID
 
 from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.deployments.runner import RunnerDeployment
+from prefect.exceptions import ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.callables import ParameterSchema
 
@@ -105,6 +107,14 @@ def build_deployment(offer: Offer, *, work_pool: str | None = None) -> RunnerDep
         additionalProperties=False,
     )
     return deployment
+
+
+def ensure_work_pool(client: SyncPrefectClient, name: str) -> None:
+    """Create a work pool, whose workers run processes of their own machine, unless there is one."""
+    try:
+        client.read_work_pool(name)
+    except ObjectNotFound:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process"))
 
 
 def limit_runs(client: SyncPrefectClient, deployments: Sequence[UUID], *, limit: int) -> None:
