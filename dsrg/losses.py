@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
+from dsrg.ranks import average_count, train_together
 
 PROB_FLOOR = 1e-4
 COUNT_FLOOR = 1e-4
@@ -177,7 +178,7 @@ def boundary_loss(log_probs: Tensor, refined_probs: Tensor, valid: Tensor | None
         return divergence.mean()
     _check_valid(valid, log_probs)
     weights = valid.to(divergence.dtype)
-    return (divergence * weights).sum() / weights.sum().clamp(min=1.0)
+    return (divergence * weights).sum() / average_count(weights.sum()).clamp(min=1.0)
 
 
 def pixel_cross_entropy(logits: Tensor, label_map: Tensor) -> Tensor:
@@ -198,7 +199,13 @@ def pixel_cross_entropy(logits: Tensor, label_map: Tensor) -> Tensor:
             "`label_map` must be (B, h, w) with the sizes of `logits` "
             f"{tuple(logits.shape)}, got {tuple(label_map.shape)}."
         )
-    if bool((label_map == IGNORE_INDEX).all()):
+    labelled = label_map != IGNORE_INDEX
+    if train_together():  # all of them, or some would wait for a count that the others never send
+        total = functional.cross_entropy(
+            logits.float(), label_map, ignore_index=IGNORE_INDEX, reduction="sum"
+        )
+        return total / average_count(labelled.sum()).clamp(min=1.0)
+    if not bool(labelled.any()):
         return logits.float().sum() * 0.0
     return functional.cross_entropy(logits.float(), label_map, ignore_index=IGNORE_INDEX)
 

@@ -172,14 +172,23 @@ def _mix(random_seed: int, number: int) -> int:
 
 
 class SampleNumbers(Sampler[int]):
-    """Count up through sample numbers; `start` is where an interrupted run goes on."""
+    """Count up through sample numbers; `start` is where an interrupted run goes on.
 
-    def __init__(self, start: int, stop: int) -> None:
-        self.start = start
-        self.stop = stop
+    Parameters
+    ----------
+    start, stop : int
+    every, first, count : int, optional
+        Of every so many numbers only `count`, from the one at `first`: the part of each batch that one of
+        several devices sees. By default all.
+    """
+
+    def __init__(self, start: int, stop: int, *, every: int = 1, first: int = 0, count: int = 1) -> None:
+        self.batches = range(start, stop, every)
+        self.first = first
+        self.count = count
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.stop))
+        return (begin + self.first + more for begin in self.batches for more in range(self.count))
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.batches) * self.count

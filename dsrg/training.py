@@ -12,7 +12,7 @@ import math
 import os
 import struct
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from dsrg.ranks import OtherEndedError, Rank, average, build_fabric, leave, share_norms, start_others
 from dsrg.samples import SampleNumbers
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]]
@@ -118,6 +119,7 @@ def fit(
     clip_norm: float,
     frozen_norms: nn.Module | None,
     device: str,
+    devices: int = 1,
     precision: Precision,
     loader_workers: int,
     random_seed: int,
@@ -136,6 +138,8 @@ def fit(
         Indexed by sample number; step ``t`` (from 0) takes numbers ``t * batch_size ...``.
     loss : callable
         ``(model, batch) -> (scalar loss, named terms)``.
+    batch_size : int
+        Of a step, over all devices, each of which sees an equal part.
     poly_power : float
         The learning rate falls as ``(1 - t / steps) ** poly_power``.
     warmup_steps : int
@@ -145,10 +149,13 @@ def fit(
     frozen_norms : nn.Module or None
         The part whose batch norms keep their statistics.
     device : {"auto", "cpu", "cuda"}
+    devices : int
+        How many of them train together, a process each; on a CPU they share its cores. With more than one,
+        `model`, `samples` and `loss` are pickled.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
         Number format of the network, as Lightning Fabric names it.
     loader_workers : int
-        Processes that prepare samples; 0 prepares them in this one.
+        Processes that prepare samples, for each device; 0 prepares them in this one.
     checkpoint : Path or None
         Written every `checkpoint_every` steps and at the end; removed by nobody here.
     on_step : callable, optional
@@ -165,20 +172,95 @@ def fit(
     Raises
     ------
     TrainingError
-        The loss or the weights became infinite or NaN, or a loader process was killed. The last checkpoint
-        is from before.
+        The loss or the weights became infinite or NaN, a loader process or one of those that train together
+        was killed, or `batch_size` is no multiple of `devices`. The last checkpoint is from before.
     """
-    from lightning.fabric import Fabric
+    if batch_size % devices:
+        raise TrainingError(
+            f"{batch_size} samples a step are no multiple of the {devices} devices: change one"
+        )
+    if checkpoint is not None:
+        _drop_damaged(checkpoint, on_damage)
+    settings = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "poly_power": poly_power,
+        "warmup_steps": warmup_steps,
+        "clip_norm": clip_norm,
+        "device": device,
+        "precision": precision,
+        "loader_workers": loader_workers,
+        "random_seed": random_seed,
+        "checkpoint": checkpoint,
+        "checkpoint_every": checkpoint_every,
+    }
+    work = (model, optimizer, samples, loss, frozen_norms)
+    try:
+        with start_others(devices, _run_steps, *work, settings) as rank:
+            _run_steps(rank, *work, settings, on_step)
+    except OtherEndedError as error:
+        raise TrainingError(
+            f"{error}, most likely because memory ran out: end what else needs it, lower batch_size, or "
+            "train on fewer devices"
+        ) from error
+    return model.eval()
 
-    fabric = Fabric(accelerator=_name_accelerator(device), devices=1, precision=precision)
+
+def _run_steps(
+    rank: Rank,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Dataset[Any],
+    loss: Loss,
+    frozen_norms: nn.Module | None,
+    settings: Mapping[str, Any],
+    on_step: Callable[[Progress], None] | None = None,
+) -> None:
+    """Run all steps, as one of the processes that train together."""
+    try:
+        with share_norms(model, rank):
+            for progress in _iterate_steps(rank, model, optimizer, samples, loss, frozen_norms, **settings):
+                # Before the checkpoint: what it was told of is never behind the step that a killed run
+                # continues from.
+                if on_step is not None:
+                    on_step(progress)
+    finally:
+        leave(rank)
+
+
+def _iterate_steps(
+    rank: Rank,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    samples: Dataset[Any],
+    loss: Loss,
+    frozen_norms: nn.Module | None,
+    *,
+    steps: int,
+    batch_size: int,
+    poly_power: float,
+    warmup_steps: int,
+    clip_norm: float,
+    device: str,
+    precision: Precision,
+    loader_workers: int,
+    random_seed: int,
+    checkpoint: Path | None,
+    checkpoint_every: int,
+) -> Iterator[Progress]:
+    """Do step after step; a step's checkpoint is written when the next one is asked for."""
+    fabric = build_fabric(rank, accelerator=_name_accelerator(device), precision=precision)
     model = model.to(memory_format=torch.channels_last)
     wrapped, optimizer = fabric.setup(model, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    start = _resume(fabric, wrapped, optimizer, checkpoint, on_damage)
+    start = _resume(fabric, wrapped, optimizer, checkpoint)
+    own = batch_size // rank.count
     loader = DataLoader(
         samples,
-        batch_size=batch_size,
-        sampler=SampleNumbers(start * batch_size, steps * batch_size),
+        batch_size=own,
+        sampler=SampleNumbers(
+            start * batch_size, steps * batch_size, every=batch_size, first=rank.number * own, count=own
+        ),
         num_workers=loader_workers,
         multiprocessing_context="forkserver" if loader_workers else None,
         pin_memory=fabric.device.type == "cuda",
@@ -192,15 +274,15 @@ def fit(
         began = time.perf_counter()
         batch = _move(_load_next(batches, in_processes=loader_workers > 0), fabric.device)
         waited = time.perf_counter() - began
-        torch.manual_seed(random_seed * 1_000_003 + step)
+        torch.manual_seed(random_seed * 1_000_003 + step + rank.number * 7_368_787)
         factor = (1 - step / steps) ** poly_power * min(1.0, (step + 1) / max(1, warmup_steps))
         for group, rate in zip(optimizer.param_groups, base_rates, strict=True):
             group["lr"] = rate * factor
         value, terms = loss(wrapped, batch)
-        number = float(value.detach())
-        if not math.isfinite(number):
+        losses = average(fabric, {"loss": float(value.detach()), **terms})
+        if not math.isfinite(losses["loss"]):
             raise TrainingError(
-                f"the loss is {number} at step {step + 1} of {steps} "
+                f"the loss is {losses['loss']} at step {step + 1} of {steps} "
                 f"(samples {step * batch_size} to {(step + 1) * batch_size - 1}): lower lr or raise warmup"
             )
         optimizer.zero_grad(set_to_none=True)
@@ -208,23 +290,19 @@ def fit(
         if clip_norm:
             fabric.clip_gradients(wrapped, optimizer, max_norm=clip_norm, error_if_nonfinite=False)
         optimizer.step()
-        if on_step is not None:
-            seconds = time.perf_counter() - began
-            report = Progress(
-                step=step + 1,
-                steps=steps,
-                losses={"loss": number, **terms},
-                lr=base_rates[0] * factor,
-                images_per_second=batch_size / seconds,
-                data_wait=waited / seconds,
-            )
-            on_step(report)
-        # After `on_step`: what it was told of is never behind the step that a killed run continues from.
+        seconds = time.perf_counter() - began
+        yield Progress(
+            step=step + 1,
+            steps=steps,
+            losses=losses,
+            lr=base_rates[0] * factor,
+            images_per_second=batch_size / seconds,
+            data_wait=waited / seconds,
+        )
         if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
             _check_weights(model, step + 1, steps)
             if checkpoint is not None:
                 _save(fabric, wrapped, optimizer, step + 1, checkpoint)
-    return model.eval()
 
 
 def _check_weights(model: nn.Module, step: int, steps: int) -> None:
@@ -271,16 +349,10 @@ def _move(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     return moved
 
 
-def _resume(
-    fabric: Any,
-    model: nn.Module,
-    optimizer: Any,
-    checkpoint: Path | None,
-    on_damage: Callable[[str], None] | None,
-) -> int:
-    """Load a checkpoint, if there is one; return the steps that it has seen."""
-    if checkpoint is None or not checkpoint.is_file():
-        return 0
+def _drop_damaged(checkpoint: Path, on_damage: Callable[[str], None] | None) -> None:
+    """Remove a checkpoint that cannot be read."""
+    if not checkpoint.is_file():
+        return
     try:
         _check_sums(checkpoint)
         torch.load(checkpoint, map_location="meta", weights_only=True)  # before half of it lies in the model
@@ -290,6 +362,11 @@ def _resume(
         checkpoint.unlink()
         if on_damage is not None:
             on_damage(f"`{checkpoint}` is damaged ({str(error).partition(chr(10))[0]})")
+
+
+def _resume(fabric: Any, model: nn.Module, optimizer: Any, checkpoint: Path | None) -> int:
+    """Load a checkpoint, if there is one; return the steps that it has seen."""
+    if checkpoint is None or not checkpoint.is_file():
         return 0
     state = {"model": model, "optimizer": optimizer, "step": 0}
     fabric.load(checkpoint, state, weights_only=True)
@@ -308,7 +385,9 @@ def _check_sums(checkpoint: Path) -> None:
 
 def _save(fabric: Any, model: nn.Module, optimizer: Any, step: int, checkpoint: Path) -> None:
     partial = checkpoint.with_suffix(".partial")
-    fabric.save(partial, {"model": model, "optimizer": optimizer, "step": step})
+    fabric.save(partial, {"model": model, "optimizer": optimizer, "step": step})  # by rank 0; all wait for it
+    if fabric.global_rank:
+        return
     with partial.open("rb") as file:
         os.fsync(file.fileno())  # or a power cut leaves a name without its bytes
     os.replace(partial, checkpoint)

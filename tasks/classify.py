@@ -75,6 +75,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                     clip_norm=settings.clip_norm,
                     frozen_norms=classifier.backbone,
                     device=params.compute.device,
+                    devices=params.compute.devices,
                     precision=params.compute.precision,
                     loader_workers=count_loaders(params),
                     random_seed=settings.random_seed,

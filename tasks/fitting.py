@@ -211,6 +211,7 @@ def fit_segmenter(
             clip_norm=settings.clip_norm,
             frozen_norms=segmenter.backbone,
             device=params.compute.device,
+            devices=params.compute.devices,
             precision=params.compute.precision,
             loader_workers=count_loaders(params),
             random_seed=settings.random_seed,

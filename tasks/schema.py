@@ -272,6 +272,9 @@ class Compute(Section):
     """Machine matters; no stage is run again because of them."""
 
     device: Literal["auto", "cpu", "cuda"] = Field(description="where networks run")
+    devices: int = Field(
+        ge=1, le=64, description="that train together, a process each; batches are shared out"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="number format of training")
     inference_precision: Literal["32-true", "bf16-mixed"] = Field(
         description="number format of networks that are trained"

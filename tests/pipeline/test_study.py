@@ -359,7 +359,11 @@ def test_the_served_champion_answers_files_and_arrays_but_reads_none_of_the_serv
 @pytest.mark.parametrize("served", ["dsrg"], indirect=True)
 def test_two_thousand_requests_are_answered_each_by_its_own_mask_in_level_memory(served: str) -> None:
     port = served.split(":")[2].partition("/")[0]
-    (server,) = (found for found in psutil.process_iter() if {"serve-model", port} <= set(found.cmdline()))
+    words = {"serve-model", port}
+    # of a process that ends meanwhile, this is None
+    (server,) = (
+        found for found in psutil.process_iter(["cmdline"]) if words <= set(found.info["cmdline"] or [])
+    )
 
     def ask(number: int) -> bool:
         height, width = 24 + number % 13, 24 + number % 17

@@ -29,6 +29,7 @@ def ready(pictures: int, **changes: Any) -> inference.Ready:
         "engine": "openvino",
         "workers": 3,
         "cluster": "none",
+        "devices": 1,
         **changes,
     }
     return make_ready(Double(), Compute.model_validate(settings), pictures=pictures)
