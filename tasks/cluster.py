@@ -37,7 +37,6 @@ _PACKAGES = ("numpy", "torch", "numba", "openvino", "zarr", "scipy", "pillow", "
 
 _SAID, _DASHBOARD = "Dask     ", "dashboard "
 _open: list[Any] = []
-atexit.register(lambda: disconnect())
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -62,6 +61,8 @@ def map_on_cluster(
     UserError
         The cluster cannot be reached, went away, has no workers, or they are not fit for this project.
     """
+    if not jobs:  # all were done before: nobody need be there
+        return
     client = _connect(cluster, workers)
     call = partial(_call, _describe_code(), uuid.uuid4().hex, function)
     ahead = _AHEAD * max(1, sum(client.nthreads().values()))
@@ -110,6 +111,7 @@ def _take(future: Any, cluster: str) -> Any:
         ) from error
 
 
+@atexit.register
 def disconnect() -> None:
     """Let go of all clusters, and end a ``local`` one."""
     while _open:

@@ -229,6 +229,10 @@ def test_a_scheduler_that_is_not_there_is_one_line(tmp_path: Path, monkeypatch: 
         list(map_shards(double, [1], compute=compute, description="nobody"))
 
 
+def test_where_all_is_done_nobody_is_needed() -> None:
+    assert list(map_shards(double, [], compute=on("tcp://127.0.0.1:9").compute, description="done")) == []
+
+
 def test_a_cluster_without_workers_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "CONNECT_SECONDS", 2.0)
     with (

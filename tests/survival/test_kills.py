@@ -104,8 +104,12 @@ class Project:
         return [found for found in psutil.process_iter() if _works_in(found, self.root)]
 
     def find_stages(self) -> list[tuple[str, psutil.Process]]:
-        """Find the stages that run: what DVC started, by name."""
-        return [(name, found) for found in self.find_processes() for name in _name_stage(found)]
+        """Find the stages that run: what DVC started, by name.
+
+        Command lines are looked at first: a stage may be over before all have been asked for their folders.
+        """
+        stages = [(name, found) for found in psutil.process_iter() for name in _name_stage(found)]
+        return [(name, found) for name, found in stages if _works_in(found, self.root)]
 
     def wait_until_gone(self) -> None:
         """Wait until nothing works here; what outlives its starter is a bug."""
