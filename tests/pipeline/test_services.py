@@ -24,7 +24,14 @@ BIN = Path(sys.executable).parent
     "command",
     [
         ["hadolint", "--failure-threshold", "info", "docker/Dockerfile"],
-        ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker/compose.yaml"],
+        [
+            sys.executable,
+            "-m",
+            "check_jsonschema",
+            "--builtin-schema",
+            "vendor.compose-spec",
+            "docker/compose.yaml",
+        ],
         ["sh", "-n", "docker/make-databases.sh"],
     ],
     ids=["hadolint", "compose", "sh"],
