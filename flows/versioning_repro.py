@@ -15,7 +15,7 @@ from tasks.warm import Kind, hand_over
 _DVC = Kind(
     "flows.versioning_repro",
     (
-        *("flows.versioning", "dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro", "dvc.data_cloud"),
+        *("tasks.locking", "dvc.cachemgr", "dvc.cli.parser", "dvc.commands.repro", "dvc.data_cloud"),
         *("dvc.repo.datasets", "dvc.repo.reproduce", "dvc.rwlock", "dvc.scm", "dvc.stage.cache"),
         *("dvc.stage.run", "dvc.utils.strictyaml", "scmrepo.git"),
     ),

@@ -13,21 +13,19 @@ import hashlib
 import logging
 import socket
 import sys
-import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import islice
 from typing import Any, TypeVar
 
 from tasks import console
 from tasks.cores import count_workers, take_cores
 from tasks.errors import UserError
 from tasks.memory import keep_freed_memory
-from tasks.prepared import forget
+from tasks.prepared import begin_work
+from tasks.shards import begin_ahead
 from tasks.workspace import hash_code
 
 LOCAL = "local"
@@ -66,23 +64,9 @@ def map_on_cluster(
     client = _connect(cluster, workers)
     call = partial(_call, _describe_code(), uuid.uuid4().hex, function)
     ahead = _AHEAD * max(1, sum(client.nthreads().values()))
-    yield from console.track(_hand_out(client, call, jobs, ahead, cluster), description, total=len(jobs))
-
-
-def _hand_out(
-    client: Any, call: Callable[[Job], Result], jobs: Sequence[Job], ahead: int, cluster: str
-) -> Iterator[Result]:
-    waiting = iter(jobs)
-    coming: deque[Any] = deque()
-    try:
-        coming.extend(client.submit(call, job, pure=False) for job in islice(waiting, ahead))
-        while coming:
-            result = _take(coming.popleft(), cluster)
-            coming.extend(client.submit(call, job, pure=False) for job in islice(waiting, 1))
-            yield result
-    finally:
-        if coming:
-            client.cancel(list(coming))
+    futures = begin_ahead(partial(client.submit, call, pure=False), jobs, ahead)
+    results = (_take(future, cluster) for future in futures)  # those that nobody takes, Dask cancels
+    yield from console.track(results, description, total=len(jobs))
 
 
 def _take(future: Any, cluster: str) -> Any:
@@ -169,15 +153,9 @@ def parse_dashboard(line: str) -> str | None:
     return link if found else None
 
 
-_lock = threading.Lock()
-_work = ""
-
-
 def _call(code: str, work: str, function: Callable[[Job], Result], job: Job) -> Result:
     """Do a job, in a worker."""
     from distributed import get_worker
-
-    global _work
 
     if _describe_code() != code:
         raise UserError(
@@ -186,10 +164,7 @@ def _call(code: str, work: str, function: Callable[[Job], Result], job: Job) -> 
         )
     take_cores(get_worker().state.nthreads)
     keep_freed_memory()
-    with _lock:
-        if work != _work:
-            forget()
-            _work = work
+    begin_work(work)
     return function(job)
 
 

@@ -13,6 +13,7 @@ Made = TypeVar("Made")
 _lock = threading.RLock()
 _kept: dict[str, Any] = {}
 _caches: list[Any] = []
+_work = ""
 
 
 def once_per_work(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
@@ -44,3 +45,12 @@ def forget() -> None:
         _kept.clear()
         for cached in _caches:
             cached.cache_clear()
+
+
+def begin_work(work: str) -> None:
+    """Forget what was kept for other work than this; the same work may begin any number of times."""
+    global _work
+    with _lock:
+        if work != _work:
+            forget()
+            _work = work

@@ -23,6 +23,7 @@ _MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the p
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Begun = TypeVar("Begun")
 
 
 def map_shards(
@@ -108,14 +109,20 @@ def map_in_threads(
     begun = len(jobs) if ahead is None else threads + ahead
     pool = ThreadPoolExecutor(threads, thread_name_prefix="shards")
     try:
-        coming = deque(pool.submit(function, job) for job in jobs[:begun])
-        for job in jobs[begun:]:
-            yield coming.popleft().result()
-            coming.append(pool.submit(function, job))
-        while coming:
-            yield coming.popleft().result()
+        for future in begin_ahead(lambda job: pool.submit(function, job), jobs, begun):
+            yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)  # after an error nothing new is begun
+
+
+def begin_ahead(begin: Callable[[Job], Begun], jobs: Sequence[Job], ahead: int) -> Iterator[Begun]:
+    """Begin jobs, at most so many ahead of what is taken, and yield what was begun in their order."""
+    coming = deque(begin(job) for job in jobs[:ahead])
+    for job in jobs[ahead:]:
+        yield coming.popleft()
+        coming.append(begin(job))
+    while coming:
+        yield coming.popleft()
 
 
 def prepare_loaders(params_workers: int) -> None:

@@ -115,3 +115,18 @@ def write_segmenter(path: Path, spec: SegmenterSpec, *, random_seed: int = 0) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     save_model(path, model, spec, digest="segmenter")
     return model
+
+
+# of `dsrg.training.fit`, for a few steps on a CPU
+FIT: dict[str, Any] = {
+    "batch_size": 4,
+    "poly_power": 0.9,
+    "warmup_steps": 2,
+    "clip_norm": 0.0,
+    "frozen_norms": None,
+    "device": "cpu",
+    "precision": "32-true",
+    "loader_workers": 0,
+    "random_seed": 5,
+    "checkpoint_every": 2,
+}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_data import build_tiny_backbone
+from tiny_data import FIT, build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -76,18 +76,11 @@ def train(
     optimizer = build_optimizer(model, head, lr=0.05, head_lr_multiplier=2.0, momentum=0.9, weight_decay=1e-4)
     seen: list[Progress] = []
     settings = {
+        **FIT,
         "steps": STEPS,
         "batch_size": BATCH,
-        "poly_power": 0.9,
-        "warmup_steps": 2,
         "clip_norm": 1.0,
-        "frozen_norms": None,
-        "device": "cpu",
-        "precision": "32-true",
-        "loader_workers": 0,
-        "random_seed": 5,
         "checkpoint": checkpoint,
-        "checkpoint_every": 2,
         "on_step": seen.append,
     } | changes
     fit(model, optimizer, samples or Samples(), loss, devices=devices, **settings)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_data import build_tiny_backbone
+from tiny_data import FIT, build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -55,20 +55,11 @@ def train(checkpoint: Path | None = None, **changes: Any) -> Classifier:
         model, [model.head], lr=0.05, head_lr_multiplier=2.0, momentum=0.9, weight_decay=1e-4
     )
     settings = {
+        **FIT,
         "samples": ToySamples(),
         "loss": classification_loss,
         "steps": STEPS,
-        "batch_size": 4,
-        "poly_power": 0.9,
-        "warmup_steps": 2,
-        "clip_norm": 0.0,
-        "frozen_norms": None,
-        "device": "cpu",
-        "precision": "32-true",
-        "loader_workers": 0,
-        "random_seed": 5,
         "checkpoint": checkpoint,
-        "checkpoint_every": 2,
     } | changes
     torch.manual_seed(int.from_bytes(b"noise"))  # what others drew must not matter
     fit(model, optimizer, **settings)
