@@ -260,6 +260,7 @@ def test_the_champion_loads_in_a_process_of_its_own_with_what_it_lists(
     homes = packages_distributions()
     used = {normalise(home) for module in found["modules"] for home in homes.get(module, [])}
     ours = {normalise(re.split(r"[^\w.-]", need, maxsplit=1)[0]) for need in requires("dsrg") or []}
+    ours.discard("dsrg")  # an extra that names another one; its code came with the model
     assert (used & ours) - allowed == set()
 
 
