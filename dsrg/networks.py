@@ -74,6 +74,8 @@ class OnnxNetwork:
         The file.
     cuda : bool
         Run it on a GPU.
+    threads : int
+        Cores that it takes; 0 is all.
 
     Attributes
     ----------
@@ -86,23 +88,9 @@ class OnnxNetwork:
         Not there, damaged, not written by this program, or no GPU for onnxruntime.
     """
 
-    def __init__(self, path: Path, *, cuda: bool = False) -> None:
-        import onnxruntime
-
-        if not path.is_file():
-            raise NetworkError(f"`{path}` not found")
-        provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
-        if provider not in onnxruntime.get_available_providers():
-            raise NetworkError("this onnxruntime runs on no GPU: install onnxruntime-gpu, or --device cpu")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-        except Exception as error:  # onnxruntime raises classes of its own that share no base
-            raise NetworkError(f"`{path}` cannot be read as ONNX: {str(error).splitlines()[0]}") from error
-        self.about = read_about(self._session.get_modelmeta().custom_metadata_map)
-        if not self.about:
-            raise NetworkError(f"`{path}` was not written by `dsrg export model`: it names no classes")
+    def __init__(self, path: Path, *, cuda: bool = False, threads: int = 0) -> None:
+        self._session = _open_session(path, cuda=cuda, intra_op_num_threads=threads)
+        self.about = _read_session_about(self._session, path)
         self.classes: tuple[str, ...] = tuple(self.about["classes"])
         self.input_size = int(self.about["input_size"])
 
@@ -117,6 +105,46 @@ class OnnxNetwork:
     def _run(self, view: NDArray[np.float32]) -> NDArray[np.float32]:
         (cells,) = self._session.run([CELLS], {INPUT: np.ascontiguousarray(view)})
         return cast("NDArray[np.float32]", cells)
+
+
+def read_onnx_about(path: Path) -> dict[str, Any]:
+    """Read what an ONNX file says of itself, see :func:`dsrg.exporting.describe_network`.
+
+    Raises
+    ------
+    NetworkError
+        Not there, damaged, or not written by this program.
+    """
+    from onnxruntime import GraphOptimizationLevel
+
+    plain = GraphOptimizationLevel.ORT_DISABLE_ALL  # it is not to be run
+    session = _open_session(path, cuda=False, graph_optimization_level=plain, intra_op_num_threads=1)
+    return _read_session_about(session, path)
+
+
+def _open_session(path: Path, *, cuda: bool, **settings: Any) -> Any:
+    import onnxruntime
+
+    if not path.is_file():
+        raise NetworkError(f"`{path}` not found")
+    provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
+    if provider not in onnxruntime.get_available_providers():
+        raise NetworkError("this onnxruntime runs on no GPU: install onnxruntime-gpu, or --device cpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    for name, value in settings.items():
+        setattr(options, name, value)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # onnxruntime raises classes of its own that share no base
+        raise NetworkError(f"`{path}` cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+
+
+def _read_session_about(session: Any, path: Path) -> dict[str, Any]:
+    about = read_about(session.get_modelmeta().custom_metadata_map)
+    if not about:
+        raise NetworkError(f"`{path}` was not written by `dsrg export model`: it names no classes")
+    return about
 
 
 def scale_view(image: NDArray[np.uint8], long_side: float) -> NDArray[np.float32]:

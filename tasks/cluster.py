@@ -31,7 +31,7 @@ from tasks.workspace import hash_code
 LOCAL = "local"
 CONNECT_SECONDS = 30.0
 _AHEAD = 2  # jobs handed out for each thread of the workers: the driver holds no more, however many there are
-_PACKAGES = ("numpy", "torch", "numba", "openvino", "zarr", "scipy", "pillow", "timm")
+_PACKAGES = ("numpy", "torch", "numba", "openvino", "onnxruntime", "zarr", "scipy", "pillow", "timm")
 
 _SAID, _DASHBOARD = "Dask     ", "dashboard "
 _open: list[Any] = []
@@ -59,14 +59,27 @@ def map_on_cluster(
     UserError
         The cluster cannot be reached, went away, has no workers, or they are not fit for this project.
     """
+    results = begin_on_cluster(function, jobs, cluster=cluster, workers=workers)
+    yield from console.track(results, description, total=len(jobs)) if jobs else ()
+
+
+def begin_on_cluster(
+    function: Callable[[Job], Result], jobs: Sequence[Job], *, cluster: str, workers: int
+) -> Iterator[Result]:
+    """Connect, and have every job done as :func:`map_on_cluster` does, but leave it to others to show it."""
     if not jobs:  # all were done before: nobody need be there
-        return
+        return iter(())
     client = _connect(cluster, workers)
     call = partial(_call, _describe_code(), uuid.uuid4().hex, function)
-    ahead = _AHEAD * max(1, sum(client.nthreads().values()))
+    ahead = _AHEAD * count_threads(cluster, workers)
     futures = begin_ahead(partial(client.submit, call, pure=False), jobs, ahead)
-    results = (_take(future, cluster) for future in futures)  # those that nobody takes, Dask cancels
-    yield from console.track(results, description, total=len(jobs))
+    return (_take(future, cluster) for future in futures)  # those that nobody takes, Dask cancels
+
+
+def count_threads(cluster: str, workers: int) -> int:
+    """Connect, and count the threads of all workers."""
+    threads: dict[str, int] = _connect(cluster, workers).nthreads()
+    return max(1, sum(threads.values()))
 
 
 def _take(future: Any, cluster: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,27 +13,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import ValidationError
 
-from dsrg.drawing import Style, draw_label_map
-from dsrg.image import DecodeError, read_image
+from dsrg.drawing import Style
 from tasks import console
 from tasks.changes import DEFAULTS
 from tasks.errors import UserError, describe_os_error
-from tasks.inference import choose_threads
 from tasks.lifetime import end_with_starter
 from tasks.params import Params, read_params
-from tasks.predict_models import Model, open_model
+from tasks.predict_drawing import Drawing, draw_pictures
+from tasks.predict_models import Model, find_model, open_network
 from tasks.predict_outputs import Outputs
-from tasks.predict_pictures import Picture, list_pictures
+from tasks.predict_pictures import list_pictures
 from tasks.prediction import describe_crf
-from tasks.schema import Compute
-from tasks.shards import map_in_threads
+from tasks.schema import NO_CLUSTER, Compute
 
 MIN_PEAK = 0.01
 MAX_SIDE = 1024
-_MOST_BYTES = 2 << 30  # that a picture takes: many classes, 12 megapixels
-_Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # picture and label map
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,8 @@ class Wishes:
         See `tasks.predict_models.KINDS`; None is the workspace's.
     device : str or None
         ``auto``, ``cpu`` or ``cuda``; None is ``compute.device``.
+    cluster : str or None
+        ``none``, ``local`` or the address of a Dask scheduler; None is ``compute.cluster``.
     crf : bool
         Sharpen the edges by a CRF.
     scales, flip, max_side, tile, overlap
@@ -55,6 +54,7 @@ class Wishes:
 
     model: str | None = None
     device: str | None = None
+    cluster: str | None = None
     crf: bool = True
     scales: tuple[float, ...] | None = None
     flip: bool | None = None
@@ -88,24 +88,26 @@ def predict_pictures(given: Sequence[Path], out: Path, wishes: Wishes, *, root: 
     Raises
     ------
     UserError
-        No pictures, no model, none of the pictures can be read, or masks are there that were made
-        otherwise.
+        No pictures, no model, none of the pictures can be read, masks are there that were made
+        otherwise, or the cluster cannot do it.
     """
     begun = time.monotonic()
     pictures = list_pictures(given, leave_out=out)
     compute = _choose_compute(wishes, root)
-    model = open_model(wishes.model, root=root, compute=compute, pictures=len(pictures))
-    style = choose_style(wishes, model.settings, log_odds=model.log_odds, root=root)
-    outputs = Outputs(out, model.network.classes, _list_settings(model, style))
-    done = outputs.list_done(pictures, overwrite=wishes.overwrite)
-    outputs.begin()
-    left = [picture for picture in pictures if picture.name in done]
-    unreadable: list[str] = []
-    for picture in left:
-        outputs.take(picture)
-    threads = min(choose_threads(compute, pictures=len(pictures)), _count_fitting(style))
-    missing = [picture for picture in pictures if picture.name not in done]
-    _draw_all(missing, model, style, outputs, unreadable, threads=threads)
+    with tempfile.TemporaryDirectory(prefix="dsrg-model-") as place:
+        model = find_model(wishes.model, root=root, place=Path(place))
+        elsewhere = compute.cluster != NO_CLUSTER
+        network = None if elsewhere else open_network(model, compute, pictures=len(pictures))
+        style = choose_style(wishes, model.settings, log_odds=model.log_odds, root=root)
+        outputs = Outputs(out, model.classes, _list_settings(model, style))
+        done = outputs.list_done(pictures, overwrite=wishes.overwrite)
+        outputs.begin()
+        left = [picture for picture in pictures if picture.name in done]
+        for picture in left:
+            outputs.take(picture)
+        missing = [picture for picture in pictures if picture.name not in done]
+        drawing = Drawing(model, style, compute, len(pictures), outputs.settings)
+        unreadable = draw_pictures(missing, drawing, outputs, network=network)
     if len(unreadable) == len(pictures):
         raise UserError(f"none of {len(unreadable)} pictures can be read, such as `{unreadable[0]}`")
     outputs.finish(pictures)
@@ -187,7 +189,15 @@ def _check_style(style: Style, wishes: Wishes) -> None:
 
 def _choose_compute(wishes: Wishes, root: Path) -> Compute:
     compute = _read_params(root).compute
-    return compute if wishes.device is None else compute.model_copy(update={"device": wishes.device})
+    asked = {"device": wishes.device, "cluster": wishes.cluster}
+    changes = {key: value for key, value in asked.items() if value is not None}
+    try:
+        return Compute.model_validate({**compute.model_dump(), **changes})
+    except ValidationError:
+        raise UserError(
+            "`--cluster` must be none, local or the address of a Dask scheduler such as "
+            f"tcp://10.0.0.5:8786, got {wishes.cluster!r}"
+        ) from None
 
 
 def _read_params(root: Path) -> Params:
@@ -200,7 +210,7 @@ def _list_settings(model: Model, style: Style) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "source": model.source,
         "model": model.digest,
-        "classes": list(model.network.classes),
+        "classes": list(model.classes),
         "scales": list(style.scales),
         "flip": style.flip,
         "crf": style.crf,
@@ -209,48 +219,6 @@ def _list_settings(model: Model, style: Style) -> dict[str, Any]:
         "overlap": style.overlap,
     }
     return settings
-
-
-def _draw_all(
-    pictures: Sequence[Picture],
-    model: Model,
-    style: Style,
-    outputs: Outputs,
-    unreadable: list[str],
-    *,
-    threads: int,
-) -> None:
-    """Draw several pictures at a time, and write them in their order."""
-    done = 0
-    with console.show_progress("predict") as report:
-
-        def show_tiles(drawn: int, total: int) -> None:
-            report(done, len(pictures), tile=f"{drawn}/{total}")
-
-        def draw(picture: Picture) -> _Drawn | DecodeError:
-            try:
-                image = read_image(picture.path)
-            except DecodeError as error:
-                return error
-            return image, draw_label_map(model.network, image, style, report=show_tiles)
-
-        for picture, drawn in zip(pictures, map_in_threads(draw, pictures, threads, ahead=1), strict=True):
-            if isinstance(drawn, DecodeError):
-                console.warn(f"{picture.name}: {drawn}: left out")
-                unreadable.append(picture.name)
-            else:
-                outputs.write(picture, *drawn)
-            done += 1
-            report(done, len(pictures))
-
-
-def _count_fitting(style: Style) -> int:
-    """Count the pictures that memory has room for at a time."""
-    import psutil
-
-    if style.tile is not None:
-        return 1  # its planes are as large as the picture
-    return max(1, int(psutil.virtual_memory().available) // _MOST_BYTES)
 
 
 def summarise_areas(outputs: Outputs) -> dict[str, dict[str, Any]]:
@@ -289,10 +257,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, default=Path(), help="folder with params.yaml (default: .)")
     parser.add_argument("--no-crf", action="store_true", help="leave the edges as the network draws them")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), help="instead of compute.device")
+    parser.add_argument("--cluster", help="none, local or tcp://HOST:PORT, instead of compute.cluster")
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_with_starter()
-    wishes = Wishes(model=options.model, device=options.device, crf=not options.no_crf)
+    wishes = Wishes(
+        model=options.model, device=options.device, cluster=options.cluster, crf=not options.no_crf
+    )
     try:
         print_summary(predict_pictures(options.images, options.out, wishes, root=options.root))
     except UserError as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import uuid
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,25 @@ _TILE, _ACROSS = 240, 6
 _MADE_BY = "dsrg"  # key of the text in each mask
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What tables and sheet need of a picture whose mask is there.
+
+    Attributes
+    ----------
+    size : (H, W)
+        Pixels.
+    counts : (C,) int64
+        Pixels of each class.
+    tile : (h, w, 3) uint8 or None
+        Its overlay, small; None where it was not asked for.
+    """
+
+    size: tuple[int, int]
+    counts: NDArray[np.int64]
+    tile: NDArray[np.uint8] | None
+
+
 @dataclass
 class Outputs:
     """The folder that results go to.
@@ -41,13 +62,17 @@ class Outputs:
         By class id.
     settings : dict
         All that decides a mask, but the picture.
+    drafts : Path or None
+        Folder for files that are being written, where others may write at the same time; None is beside
+        each file.
     counts : dict
-        By name of a picture, pixels of each class, (C,) int64; filled by `write` and `take`.
+        By name of a picture, pixels of each class, (C,) int64; filled by `note` and `take`.
     """
 
     folder: Path
     classes: tuple[str, ...]
     settings: dict[str, Any]
+    drafts: Path | None = None
     counts: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     _sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     _tiles: dict[str, NDArray[np.uint8]] = field(default_factory=dict)
@@ -73,7 +98,7 @@ class Outputs:
             There are such masks, and they are not to be overwritten.
         """
         there = [picture for picture in pictures if self.locate_mask(picture).exists()]
-        done = {picture.name for picture in there if self._read_origin(picture) == self._tell_origin(picture)}
+        done = {picture.name for picture in there if self.is_done(picture)}
         others = [picture for picture in there if picture.name not in done]
         if others and not overwrite:
             changed = self._list_changes() or ["of another picture of that name"]
@@ -82,6 +107,16 @@ class Outputs:
                 f"made otherwise ({', '.join(changed)}): name another --out, or --overwrite to draw again"
             )
         return done
+
+    def is_done(self, picture: Picture) -> bool:
+        """Tell whether a picture's mask is there, made of it with these settings."""
+        made_by = self._read_origin(picture)
+        return bool(made_by) and made_by == self._tell_origin(picture)
+
+    @property
+    def tiles_wanted(self) -> int:
+        """How many more pictures the sheet has room for."""
+        return SHEET_PICTURES - len(self._tiles)
 
     def begin(self) -> None:
         """Write the settings, and which colour is which class."""
@@ -94,31 +129,42 @@ class Outputs:
         entries = [(f"{k} {name}", k) for k, name in enumerate(self.classes)]
         _save_picture(self.folder / "legend.png", draw_legend(entries, width=640), "PNG")
 
-    def write(self, picture: Picture, image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> None:
+    def write(
+        self, picture: Picture, image: NDArray[np.uint8], label_map: NDArray[np.uint8], *, with_tile: bool
+    ) -> Seen:
         """Write a picture's overlay, then its mask: where the mask is, all is there."""
-        small = scale_image(image, fit_size(image.shape, OVERLAY_SIDE))
-        from dsrg.panels import overlay
-
-        shown = overlay(small, scale_label_map(label_map, small.shape[:2]))
+        shown = _lay_over(image, label_map)
         place = self.locate_overlay(picture)
-        _save_picture(place, caption_picture(shown, list_found(label_map, self.classes)), "JPEG")
-        write_palette_png(self.locate_mask(picture), label_map, made_by=self._tell_origin(picture))
-        self._note(picture, label_map)
-        if len(self._tiles) < SHEET_PICTURES:
-            self._tiles[picture.name] = scale_image(shown, fit_size(shown.shape, _TILE))
+        captioned = caption_picture(shown, list_found(label_map, self.classes))
+        _save_picture(place, captioned, "JPEG", drafts=self.drafts)
+        made_by = self._tell_origin(picture)
+        write_palette_png(self.locate_mask(picture), label_map, made_by=made_by, drafts=self.drafts)
+        return self._look_at(label_map, _shrink(shown) if with_tile else None)
+
+    def look_again(self, picture: Picture, *, with_tile: bool) -> Seen:
+        """Look at a picture whose mask is there already as `write` did.
+
+        Raises
+        ------
+        DecodeError
+            The picture cannot be read any more.
+        """
+        label_map = self._read_mask(picture)
+        tile = _shrink(_lay_over(read_image(picture.path), label_map)) if with_tile else None
+        return self._look_at(label_map, tile)
 
     def take(self, picture: Picture) -> None:
         """Take up a picture whose mask is there already."""
-        with Image.open(self.locate_mask(picture)) as mask:
-            self._note(picture, np.asarray(mask))
-        if len(self._tiles) < SHEET_PICTURES and self.locate_overlay(picture).exists():
-            try:
-                shown = read_image(self.locate_overlay(picture))
-            except DecodeError:
-                return
-            height, width = fit_size(self._sizes[picture.name], OVERLAY_SIDE)
-            shown = np.ascontiguousarray(shown[:height, :width])
-            self._tiles[picture.name] = scale_image(shown, fit_size(shown.shape, _TILE))
+        self.note(picture, self._look_at(self._read_mask(picture), None))
+
+    def note(self, picture: Picture, seen: Seen) -> None:
+        """Note what tables and sheet need; a tile that is missing is made of the overlay's file."""
+        self.counts[picture.name] = seen.counts
+        self._sizes[picture.name] = seen.size
+        if self.tiles_wanted > 0:
+            tile = self._read_tile(picture, seen.size) if seen.tile is None else seen.tile
+            if tile is not None:
+                self._tiles[picture.name] = tile
 
     def finish(self, pictures: Sequence[Picture]) -> None:
         """Write the areas and the sheet."""
@@ -133,10 +179,24 @@ class Outputs:
             sheet = draw_sheet(tiles, entries, across=_ACROSS, side=_TILE)
             _save_picture(self.folder / "sheet.png", sheet, "PNG")
 
-    def _note(self, picture: Picture, label_map: NDArray[np.uint8]) -> None:
+    def _look_at(self, label_map: NDArray[np.uint8], tile: NDArray[np.uint8] | None) -> Seen:
         counts = np.bincount(label_map.ravel(), minlength=len(self.classes))
-        self.counts[picture.name] = counts[: len(self.classes)].astype(np.int64)
-        self._sizes[picture.name] = (label_map.shape[0], label_map.shape[1])
+        size = (label_map.shape[0], label_map.shape[1])
+        return Seen(size, counts[: len(self.classes)].astype(np.int64), tile)
+
+    def _read_mask(self, picture: Picture) -> NDArray[np.uint8]:
+        with Image.open(self.locate_mask(picture)) as mask:
+            return np.array(mask)
+
+    def _read_tile(self, picture: Picture, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+        if not self.locate_overlay(picture).exists():
+            return None
+        try:
+            captioned = read_image(self.locate_overlay(picture))
+        except DecodeError:
+            return None
+        height, width = fit_size(size, OVERLAY_SIDE)
+        return _shrink(np.ascontiguousarray(captioned[:height, :width]))
 
     def _write_csv(self, pictures: Sequence[Picture]) -> None:
         place = self.folder / "areas.csv"
@@ -212,18 +272,38 @@ def list_colours(count: int) -> list[str]:
     return ["#" + bytes(colour).hex() for colour in build_palette()[:count].tolist()]
 
 
-def write_palette_png(path: Path, label_map: NDArray[np.uint8], *, made_by: str) -> None:
+def write_palette_png(
+    path: Path, label_map: NDArray[np.uint8], *, made_by: str, drafts: Path | None = None
+) -> None:
     """Write a label map as a palette PNG, at once; `made_by` is a text in it."""
     text = PngInfo()
     text.add_text(_MADE_BY, made_by)
-    with replace_whole(path) as partial:
+    with _replace(path, drafts) as partial:
         paint_palette(label_map).save(partial, "PNG", pnginfo=text)
 
 
-def _save_picture(path: Path, picture: NDArray[np.uint8], kind: str) -> None:
+def _lay_over(image: NDArray[np.uint8], label_map: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Lay a label map over its picture, at the size of overlays."""
+    from dsrg.panels import overlay
+
+    small = scale_image(image, fit_size(image.shape, OVERLAY_SIDE))
+    return overlay(small, scale_label_map(label_map, small.shape[:2]))
+
+
+def _shrink(shown: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return scale_image(shown, fit_size(shown.shape, _TILE))
+
+
+def _save_picture(path: Path, picture: NDArray[np.uint8], kind: str, *, drafts: Path | None = None) -> None:
     settings = {"quality": 90, "subsampling": 0} if kind == "JPEG" else {}
-    with replace_whole(path) as partial:
+    with _replace(path, drafts) as partial:
         Image.fromarray(picture).save(partial, kind, **settings)
+
+
+def _replace(place: Path, drafts: Path | None) -> AbstractContextManager[Path]:
+    if drafts is None:
+        return replace_whole(place)
+    return replace_whole(place, mark=uuid.uuid4().hex, drafts=drafts)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -26,7 +26,7 @@ _CODE_ROOTS = ("dsrg", "tasks")
 
 
 @contextlib.contextmanager
-def replace_whole(place: Path, *, mark: str = "partial") -> Iterator[Path]:
+def replace_whole(place: Path, *, mark: str = "partial", drafts: Path | None = None) -> Iterator[Path]:
     """Give a path beside `place` to write a file to, which then takes its place: whole or not at all.
 
     Parameters
@@ -35,9 +35,11 @@ def replace_whole(place: Path, *, mark: str = "partial") -> Iterator[Path]:
         Its folder is made if there is none.
     mark : str
         Ends the name of the path: something of one's own where several may write at once.
+    drafts : Path, optional
+        The path is in this folder instead, which is on the same file system.
     """
     place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_name(f".{place.name}.{mark}")
+    partial = (drafts or place.parent) / f".{place.name}.{mark}"
     try:
         yield partial
         if not partial.is_symlink():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from ruamel.yaml import YAML
 from tiny_data import CRF, write_images, write_segmenter
 from tiny_folder import draw_picture
 from tiny_project import PROJECT, build_params, write_params
 
 from dsrg.models import SegmenterSpec
 
-__all__ = ["PROJECT", "SPEC", "build_workspace", "run_dsrg"]
+__all__ = ["PROJECT", "SPEC", "build_workspace", "run_dsrg", "write_mlflow_model"]
 
 SPEC = SegmenterSpec(
     backbone="efficientnet_lite0",
@@ -38,6 +41,19 @@ def build_workspace(root: Path) -> Path:
     write_images(root / "data/images.zarr", pictures, [[1, 0]] * 4, canvas=64)
     assert export_model(root, root / "model.onnx", kind=None, round_key=None)["kept"]
     return root
+
+
+def write_mlflow_model(drawing_workspace: Path, folder: Path) -> Path:
+    """Write what MLflow keeps of a model: where its files are, and they."""
+    (folder / "artifacts").mkdir(parents=True)
+    shutil.copy(drawing_workspace / "data/rounds/2/segmenter.safetensors", folder / "artifacts")
+    settings = {"scales": [1.0], "flip": False, "crf": CRF, "max_side": 64, "min_peak": 0.01}
+    (folder / "artifacts/settings.json").write_text(json.dumps(settings))
+    places = {name: {"path": f"artifacts/{name}"} for name in ("settings.json", "segmenter.safetensors")}
+    artifacts = {"weights": places["segmenter.safetensors"], "settings": places["settings.json"]}
+    with (folder / "MLmodel").open("w") as file:
+        YAML().dump({"flavors": {"python_function": {"artifacts": artifacts}}}, file)
+    return folder
 
 
 def run_dsrg(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -63,6 +63,14 @@ def predict(
     device: Annotated[
         Literal["auto", "cpu", "cuda"] | None, typer.Option(help="Where the network runs.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where pictures are drawn: none (here), local or tcp://HOST:PORT (Dask).",
+            show_default="compute.cluster",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Draw again what another model or other settings made.")
     ] = False,
@@ -75,6 +83,7 @@ def predict(
     wishes = Wishes(
         model=model,
         device=device,
+        cluster=cluster,
         crf=crf,
         scales=_read_scales(scales),
         flip=flip,

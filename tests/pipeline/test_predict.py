@@ -15,17 +15,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from ruamel.yaml import YAML
 from tiny_data import CRF, write_segmenter
-from tiny_drawing import PROJECT, SPEC, run_dsrg
+from tiny_drawing import PROJECT, SPEC, run_dsrg, write_mlflow_model
 from tiny_folder import draw_picture
-from tiny_project import build_params
 
 from dsrg.labels import build_palette
 from flows.cli import app, guard
 from tasks.errors import UserError
 from tasks.predict import Wishes, choose_style, main, predict_pictures
-from tasks.predict_models import open_model
+from tasks.predict_models import find_model
 from tasks.predict_pictures import list_pictures
 
 FAST = Wishes(crf=False, device="cpu", scales=(1.0,), flip=False)
@@ -180,6 +178,7 @@ def test_a_name_that_is_no_utf8_is_told(photos: Path):
         (["photos", "--tile", "64", "--overlap", "33"], "`--overlap` must be from 0 to half of --tile (32)"),
         (["photos", "--tile", "3"], "`--tile` must be at least 64 pixels, got 3"),
         (["photos", "--scales", "big"], "`--scales` must be numbers, such as 0.75,1,1.25, got 'big'"),
+        (["photos", "--cluster", "10.0.0.5"], "`--cluster` must be none, local or the address of a Dask"),
         (["photos", "--scales", "0"], "`--scales` must be from 0.1 to 8, got 0.0"),
         (["photos", "--max-side", "3"], "`--max-side` must be at least 64 pixels, got 3"),
         (["photos/broken.jpg"], "none of 1 pictures can be read, such as `broken.jpg`"),
@@ -275,19 +274,6 @@ def test_json_has_stdout_to_itself(drawing_workspace: Path, photos: Path, tmp_pa
     assert "predict: 4/4" in done.stderr
 
 
-def write_mlflow_model(drawing_workspace: Path, folder: Path) -> Path:
-    """Write what MLflow keeps of a model: where its files are, and they."""
-    (folder / "artifacts").mkdir(parents=True)
-    shutil.copy(drawing_workspace / "data/rounds/2/segmenter.safetensors", folder / "artifacts")
-    settings = {"scales": [1.0], "flip": False, "crf": CRF, "max_side": 64, "min_peak": 0.01}
-    (folder / "artifacts/settings.json").write_text(json.dumps(settings))
-    places = {name: {"path": f"artifacts/{name}"} for name in ("settings.json", "segmenter.safetensors")}
-    artifacts = {"weights": places["segmenter.safetensors"], "settings": places["settings.json"]}
-    with (folder / "MLmodel").open("w") as file:
-        YAML().dump({"flavors": {"python_function": {"artifacts": artifacts}}}, file)
-    return folder
-
-
 def test_a_folder_of_mlflow_draws_with_its_own_settings(
     drawing_workspace: Path, photos: Path, tmp_path: Path
 ):
@@ -318,9 +304,7 @@ def test_the_champion_of_mlflow_draws(
     settings = json.loads((tmp_path / "out/settings.json").read_text())
     assert (settings["source"], settings["max_side"]) == ("models:/birds@champion", 64)
     with pytest.raises(UserError, match=r"`models:/fish@champion` cannot be had from MLflow: [^\n]+$"):
-        open_model(
-            "models:/fish@champion", root=drawing_workspace, compute=build_params().compute, pictures=1
-        )
+        find_model("models:/fish@champion", root=drawing_workspace, place=tmp_path / "place")
 
 
 @pytest.mark.slow
