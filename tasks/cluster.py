@@ -92,11 +92,11 @@ def _take(future: Any, cluster: str) -> Any:
     except KilledWorker as error:
         raise UserError(
             "several Dask workers died one after the other at the same work, most likely because memory ran "
-            "out: give them more, or let fewer work at a time; finished shards were kept"
+            "out: give them more, or let fewer work at a time; finished work was kept"
         ) from error
     except (CancelledError, CommClosedError) as error:
         raise UserError(
-            f"the Dask cluster {cluster} went away; finished shards were kept: "
+            f"the Dask cluster {cluster} went away; finished work was kept: "
             "the same command continues there once it is back"
         ) from error
     except RuntimeError as error:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from dsrg.drawing import Network
 
 DRAFTS = ".dsrg-drafts"  # begins the name of the folder that workers write by way of
-_LOT = 16  # pictures: a hundredth of their time is spent on handing them out
+_LOT = 16  # pictures of a job, so that handing it out takes little beside drawing them
 _LOTS_PER_THREAD = 4  # at least, so that no worker is idle for long while others end
 _MOST_BYTES = 2 << 30  # that a picture takes: many classes, 12 megapixels
 _Drawn = tuple[NDArray[np.uint8], NDArray[np.uint8]]  # picture and label map
