@@ -1,36 +1,28 @@
 """Training in several processes, a device each: every one sees an equal part of every batch.
 
-The process that calls is rank 0 and does all that is done once: it tells of steps and writes checkpoints. The
-others are started here, work on copies of the same model, samples and loss, and end with it. Batch norms
-take their statistics over the parts of all, so that a step is that of one process with the whole batch, but
-for the order of sums and what dropout draws.
+Rank 0 does all that is done once: it tells of steps and writes checkpoints. Batch norms take their
+statistics over the parts of all, so that a step is that of one process with the whole batch, but for the
+order of sums and what dropout draws. :mod:`dsrg.others` starts the processes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing
-import os
-import pickle
-import re
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from multiprocessing import connection
-from typing import Any, cast
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-_END_SECONDS = 30.0
-_TELL_SECONDS = 5.0
-_HUNG_UP = re.compile("Connection (closed|reset)|closed by peer")
+_SILENT = timedelta(minutes=10)  # after which one that is there, but does not take its part, is given up
 
 
-class OtherEndedError(RuntimeError):
-    """A process that trains beside this one ended, and did not say why."""
+class DevicesError(RuntimeError):
+    """A machine does not have the devices that are to train on it."""
 
 
 @dataclass(frozen=True)
@@ -40,94 +32,58 @@ class Rank:
     Attributes
     ----------
     number, count : int
-    address : (str, int)
-        Host and port of rank 0.
+    local, beside : int
+        The same among those of its machine, each of which has as many.
+    store : (str, int)
+        Host and port of rank 0, where all find each other.
     """
 
     number: int = 0
     count: int = 1
-    address: tuple[str, int] = ("127.0.0.1", 0)
+    local: int = 0
+    beside: int = 1
+    store: tuple[str, int] = ("127.0.0.1", 0)
 
 
-@contextlib.contextmanager
-def start_others(count: int, function: Callable[..., None], *arguments: Any) -> Iterator[Rank]:
-    """Have ``function(rank, *arguments)`` called in `count` - 1 further processes; give this one's rank.
+def number_ranks(node: int, *, nodes: int, devices: int, store: tuple[str, int]) -> list[Rank]:
+    """Number the processes of one machine among those of all.
 
     Parameters
     ----------
-    count : int
-    function : callable
-        At the top level of a module.
-    arguments : object
-        Copied whole: nothing is shared.
+    node : int
+        Which machine, from 0.
+    nodes, devices : int
+        How many machines, and processes on each.
+    store : (str, int)
 
-    Raises
-    ------
-    OtherEndedError
-        One of them was killed. An error in one of them is raised here.
+    Examples
+    --------
+    >>> [rank.number for rank in number_ranks(1, nodes=3, devices=2, store=("10.0.0.5", 29500))]
+    [2, 3]
     """
-    if count == 1:
-        yield Rank()
-        return
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = probe.getsockname()
-    # by itself, torch would have the processes share the memory of tensors, and so of the weights
-    copied = pickle.dumps((function, arguments))
-    context = multiprocessing.get_context("spawn")
-    others, errors = [], []
-    for number in range(1, count):
-        receiver, sender = context.Pipe(duplex=False)
-        others.append(context.Process(target=_work, args=(Rank(number, count, address), copied, sender)))
-        errors.append(receiver)
-        others[-1].start()
-        sender.close()  # so that its end is heard of
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // count))
-    try:
-        yield Rank(0, count, address)
-        for other in others:
-            other.join(_END_SECONDS)
-    except RuntimeError as error:
-        if not _HUNG_UP.search(str(error)):
-            raise
-        raise _find_reason(errors) from error
-    finally:
-        torch.set_num_threads(threads)
-        for other in others:
-            other.kill()
-            other.join()
+    return [Rank(node * devices + local, nodes * devices, local, devices, store) for local in range(devices)]
 
 
-def _find_reason(errors: list[Any]) -> Exception:
-    for receiver in connection.wait(errors, _TELL_SECONDS):
-        with contextlib.suppress(EOFError):
-            reason: Exception = cast(Any, receiver).recv()
-            return reason
-    return OtherEndedError("a process that trains beside this one ended")
-
-
-def _work(rank: Rank, copied: bytes, errors: connection.Connection) -> None:
-    starter = multiprocessing.parent_process()
-    assert starter is not None
-
-    def end_with_starter() -> None:
-        connection.wait([starter.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_starter, daemon=True).start()
-    torch.set_num_threads(max(1, torch.get_num_threads() // rank.count))
-    function, arguments = pickle.loads(copied)  # noqa: S301 - of the process that started this one
-    try:
-        function(rank, *arguments)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the first process tells of it
-        errors.send(error)
+def open_store(host: str = "127.0.0.1", port: int = 0, *, first: bool = False) -> Any:
+    """Open the store in which all processes find each other; the first one makes it, on a free port."""
+    untyped: Any = distributed
+    return untyped.TCPStore(host, port, is_master=first, wait_for_workers=False, timeout=_SILENT)
 
 
 def build_fabric(rank: Rank, *, accelerator: str, precision: Any) -> Any:
-    """Build a Lightning Fabric for this process, joined with the others."""
+    """Build a Lightning Fabric for this process, joined with the others.
+
+    Raises
+    ------
+    DevicesError
+        This machine has fewer GPUs than are to train on it.
+    """
     from lightning.fabric import Fabric
 
+    if accelerator == "cuda" and torch.cuda.device_count() < rank.beside:
+        raise DevicesError(
+            f"{socket.gethostname()} has {torch.cuda.device_count()} GPUs, compute.devices is {rank.beside}"
+        )
     if rank.count == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -136,7 +92,6 @@ def build_fabric(rank: Rank, *, accelerator: str, precision: Any) -> Any:
         """Tells Fabric what it would read from variables."""
 
         creates_processes_externally = True
-        main_address, main_port = rank.address
 
         def world_size(self) -> int:
             return rank.count
@@ -145,16 +100,24 @@ def build_fabric(rank: Rank, *, accelerator: str, precision: Any) -> Any:
             return rank.number
 
         def local_rank(self) -> int:
-            return rank.number
+            return rank.local
 
         def node_rank(self) -> int:
-            return 0
+            return rank.number // rank.beside
 
     for name in ("lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell how many have met
+    distributed.init_process_group(
+        "nccl" if accelerator == "cuda" else "gloo",
+        store=open_store(*rank.store),
+        rank=rank.number,
+        world_size=rank.count,
+        timeout=_SILENT,
+    )
     fabric = Fabric(
         accelerator=accelerator,
-        devices=rank.count,
+        devices=rank.beside,
+        num_nodes=rank.count // rank.beside,
         strategy="ddp",
         precision=precision,
         plugins=[Environment()],

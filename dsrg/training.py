@@ -7,29 +7,25 @@ that dropout draws from is seeded by the step.
 
 from __future__ import annotations
 
-import errno
 import math
-import os
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal
-from zipfile import BadZipFile, ZipFile
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dsrg.ranks import OtherEndedError, Rank, average, build_fabric, leave, share_norms, start_others
+from dsrg.checkpoints import drop_damaged, resume_checkpoint, save_checkpoint
+from dsrg.meeting import Meeting
+from dsrg.others import OtherEndedError, end_with_starter, start_others
+from dsrg.ranks import Rank, average, build_fabric, leave, share_norms
 from dsrg.samples import SampleNumbers
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, float]]]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
-# what zipfile, torch and pickle make of wrong bytes
-_DAMAGES = (BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError, UnpicklingError, struct.error)
 
 
 class TrainingError(Exception):
@@ -120,6 +116,7 @@ def fit(
     frozen_norms: nn.Module | None,
     device: str,
     devices: int = 1,
+    meeting: Meeting | None = None,
     precision: Precision,
     loader_workers: int,
     random_seed: int,
@@ -127,6 +124,7 @@ def fit(
     checkpoint_every: int,
     on_step: Callable[[Progress], None] | None = None,
     on_damage: Callable[[str], None] | None = None,
+    on_stuck: Callable[[Exception], None] | None = None,
 ) -> nn.Module:
     """Run `steps` optimizer steps, continuing from `checkpoint` where there is one.
 
@@ -152,6 +150,8 @@ def fit(
     devices : int
         How many of them train together, a process each; on a CPU they share its cores. With more than one,
         `model`, `samples` and `loss` are pickled.
+    meeting : Meeting, optional
+        Where further machines come to, each with as many devices.
     precision : {"32-true", "bf16-mixed", "16-mixed"}
         Number format of the network, as Lightning Fabric names it.
     loader_workers : int
@@ -163,6 +163,9 @@ def fit(
         between the two.
     on_damage : callable, optional
         Called with the reason if `checkpoint` cannot be read; training begins anew then.
+    on_stuck : callable, optional
+        Called, in another thread, with a :class:`TrainingError` if one of those that train together ended and
+        nothing wakes this process, which waits for it. It cannot go on.
 
     Returns
     -------
@@ -173,21 +176,21 @@ def fit(
     ------
     TrainingError
         The loss or the weights became infinite or NaN, a loader process or one of those that train together
-        was killed, or `batch_size` is no multiple of `devices`. The last checkpoint is from before.
+        was killed, or `batch_size` is no multiple of all devices. The last checkpoint is from before.
     """
-    if batch_size % devices:
-        raise TrainingError(
-            f"{batch_size} samples a step are no multiple of the {devices} devices: change one"
-        )
+    nodes = 1 if meeting is None else meeting.nodes
+    if batch_size % (nodes * devices):
+        which = f"{nodes * devices} devices" + (f" of {nodes} machines" if nodes > 1 else "")
+        raise TrainingError(f"{batch_size} samples a step are no multiple of the {which}: change one")
     if checkpoint is not None:
-        _drop_damaged(checkpoint, on_damage)
+        drop_damaged(checkpoint, on_damage)
     settings = {
         "steps": steps,
         "batch_size": batch_size,
         "poly_power": poly_power,
         "warmup_steps": warmup_steps,
         "clip_norm": clip_norm,
-        "device": device,
+        "device": _name_accelerator(device),  # as it is here: all must have the same
         "precision": precision,
         "loader_workers": loader_workers,
         "random_seed": random_seed,
@@ -195,15 +198,33 @@ def fit(
         "checkpoint_every": checkpoint_every,
     }
     work = (model, optimizer, samples, loss, frozen_norms)
+
+    def tell_stuck(error: Exception) -> None:
+        if on_stuck is not None:
+            on_stuck(_explain(error) if isinstance(error, OtherEndedError) else error)
+
+    others = start_others(
+        devices,
+        _run_steps,
+        *work,
+        settings,
+        meeting=meeting,
+        one_a_machine=settings["device"] == "cuda",
+        on_stuck=tell_stuck,
+    )
     try:
-        with start_others(devices, _run_steps, *work, settings) as rank:
+        with others as rank:
             _run_steps(rank, *work, settings, on_step)
     except OtherEndedError as error:
-        raise TrainingError(
-            f"{error}, most likely because memory ran out: end what else needs it, lower batch_size, or "
-            "train on fewer devices"
-        ) from error
+        raise _explain(error) from error
     return model.eval()
+
+
+def _explain(error: OtherEndedError) -> TrainingError:
+    return TrainingError(
+        f"{error}, most likely because memory ran out: end what else needs it, lower batch_size, or train on "
+        "fewer devices; the last checkpoint was kept"
+    )
 
 
 def _run_steps(
@@ -249,11 +270,11 @@ def _iterate_steps(
     checkpoint_every: int,
 ) -> Iterator[Progress]:
     """Do step after step; a step's checkpoint is written when the next one is asked for."""
-    fabric = build_fabric(rank, accelerator=_name_accelerator(device), precision=precision)
+    fabric = build_fabric(rank, accelerator=device, precision=precision)
     model = model.to(memory_format=torch.channels_last)
     wrapped, optimizer = fabric.setup(model, optimizer)
     base_rates = [group["lr"] for group in optimizer.param_groups]
-    start = _resume(fabric, wrapped, optimizer, checkpoint)
+    start = resume_checkpoint(fabric, wrapped, optimizer, checkpoint)
     own = batch_size // rank.count
     loader = DataLoader(
         samples,
@@ -263,6 +284,7 @@ def _iterate_steps(
         ),
         num_workers=loader_workers,
         multiprocessing_context="forkserver" if loader_workers else None,
+        worker_init_fn=end_with_starter if loader_workers else None,  # torch watches their server instead
         pin_memory=fabric.device.type == "cuda",
         persistent_workers=False,
     )
@@ -302,7 +324,7 @@ def _iterate_steps(
         if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
             _check_weights(model, step + 1, steps)
             if checkpoint is not None:
-                _save(fabric, wrapped, optimizer, step + 1, checkpoint)
+                save_checkpoint(fabric, wrapped, optimizer, step + 1, checkpoint)
 
 
 def _check_weights(model: nn.Module, step: int, steps: int) -> None:
@@ -347,47 +369,3 @@ def _move(batch: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     moved = [tensor.to(device, non_blocking=True) for tensor in batch]
     moved[0] = moved[0].to(memory_format=torch.channels_last)
     return moved
-
-
-def _drop_damaged(checkpoint: Path, on_damage: Callable[[str], None] | None) -> None:
-    """Remove a checkpoint that cannot be read."""
-    if not checkpoint.is_file():
-        return
-    try:
-        _check_sums(checkpoint)
-        torch.load(checkpoint, map_location="meta", weights_only=True)  # before half of it lies in the model
-    except _DAMAGES as error:
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which torch raises where bytes lack
-            raise  # the disk's fault: the checkpoint may be whole
-        checkpoint.unlink()
-        if on_damage is not None:
-            on_damage(f"`{checkpoint}` is damaged ({str(error).partition(chr(10))[0]})")
-
-
-def _resume(fabric: Any, model: nn.Module, optimizer: Any, checkpoint: Path | None) -> int:
-    """Load a checkpoint, if there is one; return the steps that it has seen."""
-    if checkpoint is None or not checkpoint.is_file():
-        return 0
-    state = {"model": model, "optimizer": optimizer, "step": 0}
-    fabric.load(checkpoint, state, weights_only=True)
-    step = state["step"]
-    assert isinstance(step, int)
-    return step
-
-
-def _check_sums(checkpoint: Path) -> None:
-    """Hold the bytes against the checksums in torch's archive, at which torch itself does not look."""
-    with ZipFile(checkpoint) as archive:
-        record = archive.testzip()
-    if record is not None:
-        raise ValueError(f"bad checksum of {record}")
-
-
-def _save(fabric: Any, model: nn.Module, optimizer: Any, step: int, checkpoint: Path) -> None:
-    partial = checkpoint.with_suffix(".partial")
-    fabric.save(partial, {"model": model, "optimizer": optimizer, "step": step})  # by rank 0; all wait for it
-    if fabric.global_rank:
-        return
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())  # or a power cut leaves a name without its bytes
-    os.replace(partial, checkpoint)

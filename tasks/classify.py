@@ -14,7 +14,7 @@ from dsrg.models.classifier import Classifier
 from dsrg.samples import ClassifierSamples
 from dsrg.store import ImageStore
 from dsrg.training import build_optimizer, choose_device, fit
-from tasks import console, tracking
+from tasks import console, meeting, tracking
 from tasks.errors import UserError
 from tasks.fitting import count_loaders, record_steps, seed_weights
 from tasks.params import Params
@@ -62,7 +62,11 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         )
         steps = count_classify_steps(params, len(rows))
         with tracking.stage_run(workspace, params, "classify") as tracker:
-            with record_steps("classify", tracker, work) as record:
+            checkpoint = work.directory / "last.ckpt"
+            with (
+                record_steps("classify", tracker, work) as record,
+                meeting.call_others(work.root, params, "classify", [images.path, checkpoint]) as others,
+            ):
                 fit(
                     classifier,
                     optimizer,
@@ -76,13 +80,15 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
                     frozen_norms=classifier.backbone,
                     device=params.compute.device,
                     devices=params.compute.devices,
+                    meeting=others,
                     precision=params.compute.precision,
                     loader_workers=count_loaders(params),
                     random_seed=settings.random_seed,
-                    checkpoint=work.directory / "last.ckpt",
+                    checkpoint=checkpoint,
                     checkpoint_every=50,
                     on_step=record.add,
                     on_damage=record.begin_anew,
+                    on_stuck=meeting.end_stuck,
                 )
             save_model(work.partial("classifier.safetensors"), classifier, spec, digest=work.digest)
             scores = _score_val(classifier, images, params)

@@ -181,9 +181,8 @@ def _call(code: str, work: str, function: Callable[[Job], Result], job: Job) -> 
     return function(job)
 
 
-@cache
-def _describe_code() -> str:
-    """Digest the project's code, and the versions of what computes, as they are when this is first asked."""
+def describe_code() -> str:
+    """Digest the project's code, and the versions of what computes."""
     lines = [hash_code(), "{}.{}".format(*sys.version_info[:2])]
     for name in _PACKAGES:
         try:
@@ -191,3 +190,6 @@ def _describe_code() -> str:
         except PackageNotFoundError:
             lines.append("")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+_describe_code = cache(describe_code)  # as it was when first asked for, which is what was imported

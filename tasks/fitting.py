@@ -19,7 +19,7 @@ from dsrg.models.segmenter import Segmenter
 from dsrg.samples import SegmenterSamples
 from dsrg.store import ImageStore, LabelStore
 from dsrg.training import Progress, build_optimizer, fit
-from tasks import console
+from tasks import console, meeting
 from tasks.cores import count_workers
 from tasks.params import Params
 from tasks.workspace import StageWork
@@ -198,7 +198,13 @@ def fit_segmenter(
         max_scale=settings.max_scale,
         random_seed=settings.random_seed,
     )
-    with record_steps(description, tracker, work) as record:
+    checkpoint = work.directory / "last.ckpt"
+    with (
+        record_steps(description, tracker, work) as record,
+        meeting.call_others(
+            work.root, params, description, [images.path, targets.path, checkpoint]
+        ) as others,
+    ):
         fit(
             segmenter,
             optimizer,
@@ -212,13 +218,15 @@ def fit_segmenter(
             frozen_norms=segmenter.backbone,
             device=params.compute.device,
             devices=params.compute.devices,
+            meeting=others,
             precision=params.compute.precision,
             loader_workers=count_loaders(params),
             random_seed=settings.random_seed,
-            checkpoint=work.directory / "last.ckpt",
+            checkpoint=checkpoint,
             checkpoint_every=settings.checkpoint_every,
             on_step=record.add,
             on_damage=record.begin_anew,
+            on_stuck=meeting.end_stuck,
         )
     save_model(work.partial(output), segmenter, spec, digest=work.digest)
     return record

@@ -275,6 +275,9 @@ class Compute(Section):
     devices: int = Field(
         ge=1, le=64, description="that train together, a process each; batches are shared out"
     )
+    nodes: int = Field(
+        ge=1, le=64, description="machines that train together, each with so many devices: docs/cluster.md"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(description="number format of training")
     inference_precision: Literal["32-true", "bf16-mixed"] = Field(
         description="number format of networks that are trained"

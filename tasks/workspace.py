@@ -59,12 +59,14 @@ class StageWork:
     digest : str
         Provenance of what the stage makes: sha256 of its name, its params and its inputs' digests.
         Written into the ``digest`` attribute of derived stores. Knows nothing of code or machine.
+    root : Path
+        The workspace.
     """
 
     def __init__(self, directory: Path, root: Path, digest: str) -> None:
         self.directory = directory
         self.digest = digest
-        self._root = root
+        self.root = root
         self._marks = directory / "done"
 
     def partial(self, name: str) -> Path:
@@ -101,7 +103,7 @@ class StageWork:
             The output in its place.
         """
         (self.directory / _PUBLISHING).touch()
-        place = self._root / target
+        place = self.root / target
         place.parent.mkdir(parents=True, exist_ok=True)
         source = _bring_near(self.partial(name), place)
         _sync_tree(source)

@@ -22,6 +22,7 @@ INFRASTRUCTURE = frozenset(
         "journal",
         "lifetime",
         "locking",
+        "meeting",
         "params",
         "prepared",
         "schema",

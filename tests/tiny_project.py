@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -163,6 +164,13 @@ def write_params(params: Params, root: Path) -> None:
     """Write ``params.yaml`` for runs in other processes."""
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         YAML().dump(params.model_dump(mode="json"), file)
+
+
+def read_losses(root: Path, stage: str) -> list[float]:
+    """Read the losses of all steps that a stage did."""
+    name, _, key = stage.partition("@")
+    numbers = json.loads((root / "metrics" / (f"rounds/{key}" if key else "") / f"{name}.json").read_text())
+    return [point["loss"] for point in numbers["loss"]]
 
 
 def hash_outputs(root: Path, places: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""``dsrg run``, and what goes with it: rounds, wait, stages, table."""
+"""``dsrg run``, and what goes with it: rounds, wait, join, stages, table."""
 
 from __future__ import annotations
 
@@ -110,6 +110,24 @@ def wait(root: Root = Path()) -> None:
     from tasks.locking import wait_until_free
 
     wait_until_free(root)
+
+
+@app.command(
+    epilog=list_examples(
+        ("dsrg join", "on every further machine; `compute.nodes` says how many there are"),
+        ("dsrg join --once", "for one training"),
+    )
+)
+def join(
+    once: Annotated[bool, typer.Option("--once", help="End with the first training.")] = False,
+    root: Root = Path(),
+) -> None:
+    """Train along with the stages of another machine that shares this folder."""
+    from tasks.join import main
+
+    status = main(["--root", str(root), *(["--once"] if once else [])])
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command(epilog=list_examples(("dsrg stages", ""), ("dsrg stages --json", "")))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_project import build_params, copy_workspace, run_in_process, write_params
+from tiny_project import build_params, copy_workspace, read_losses, run_in_process, write_params
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,9 +25,7 @@ def run(root: Path, source: Path, stage: str, *, devices: int) -> list[float]:
         said, _ = process.communicate()
     assert process.returncode == 0, said
     assert "GLOBAL_RANK" not in said
-    name, _, key = stage.partition("@")
-    numbers = json.loads((root / "metrics" / (f"rounds/{key}" if key else "") / f"{name}.json").read_text())
-    return [point["loss"] for point in numbers["loss"]]
+    return read_losses(root, stage)
 
 
 @pytest.mark.parametrize("stage", ["classify", "train@1", "train@2"])
