@@ -195,10 +195,7 @@ class Meeting:
         return others
 
     def _wait_for_one(self, others: Mapping[Channel, str], deadline: float) -> None:
-        ready = connection.wait(
-            [self._listener, *others],
-            max(0.0, deadline - time.monotonic()),
-        )
+        ready = connection.wait([self._listener, *others], max(0.0, deadline - time.monotonic()))
         left = [others[channel] for channel in ready if channel in others]  # type: ignore[index]
         if left:
             raise MeetingError(f"{left[0]} went away before the training began: the same command tries again")
@@ -318,8 +315,9 @@ def _list_addresses() -> tuple[str, ...]:
         found += socket.gethostbyname_ex(socket.gethostname())[2]
     for addresses in psutil.net_if_addrs().values():
         found += [entry.address for entry in addresses if entry.family == socket.AF_INET]
-    found.sort(key=lambda address: address.startswith("127."))
-    return tuple(dict.fromkeys([*found, socket.gethostname(), "127.0.0.1"]))
+    found.append(socket.gethostname())
+    found.sort(key=lambda address: address.startswith("127."))  # here, every machine reaches itself
+    return tuple(dict.fromkeys([*found, "127.0.0.1"]))
 
 
 def _open_channel(joined: socket.socket) -> Channel:

@@ -1,9 +1,10 @@
-"""What the Prefect UI can start: four deployments, their forms, and how many runs go at once."""
+"""What the Prefect UI can start, with forms, and how many runs go at once; what runs of a pool start."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,12 +20,20 @@ from flows.forms import (
     EVALUATE_KEYS,
     build_fields,
     build_pipeline_form,
+    join_fields,
     more_field,
     pick_run_field,
     predict_fields,
 )
 from flows.limits import ensure_limit
-from flows.triggered import add_round, evaluate_again, predict_folder, run_form
+from flows.triggered import (
+    REGISTERED,
+    add_round,
+    evaluate_again,
+    join_training,
+    predict_folder,
+    run_form,
+)
 from tasks.params import Params
 
 RUNS_LIMIT = "dsrg-runs"
@@ -48,6 +57,9 @@ _PREDICT = """\
 Draws label maps over a folder of pictures with the segmenter of a finished run.
 
 Writes one palette PNG and one overlay for each picture.
+"""
+_JOIN = """\
+One more machine of a training, where `compute.nodes` is more than 1. Runs start it by themselves.
 """
 
 
@@ -85,8 +97,27 @@ def list_offers(params: Params) -> list[Offer]:
     ]
 
 
-def build_deployment(offer: Offer, *, work_pool: str | None = None) -> RunnerDeployment:
-    """Build a deployment with the offer's form; it has no schedule."""
+def offer_join() -> Offer:
+    """Describe what a run starts in its own work pool, once for each further machine of a training.
+
+    It is not one of the runs that wait in line: the run that waits for it holds their place.
+    """
+    return Offer("join", join_training, _JOIN, ("dsrg", "join"), join_fields())
+
+
+def build_deployment(
+    offer: Offer, *, work_pool: str | None = None, project: Path | None = None
+) -> RunnerDeployment:
+    """Build a deployment with the offer's form; it has no schedule.
+
+    Parameters
+    ----------
+    offer : Offer
+    work_pool : str, optional
+        Whose workers run it.
+    project : Path, optional
+        Where it lies for workers that are not told otherwise: their runs begin in an empty folder.
+    """
     deployment = RunnerDeployment.from_flow(
         offer.flow,
         name=offer.name,
@@ -95,6 +126,7 @@ def build_deployment(offer: Offer, *, work_pool: str | None = None) -> RunnerDep
         parameters={name: field["default"] for name, field in offer.fields.items() if "default" in field},
         entrypoint_type=EntrypointType.MODULE_PATH,
         work_pool_name=work_pool,
+        job_variables=None if project is None else {"env": {REGISTERED: str(project)}},
     )
     deployment._parameter_openapi_schema = StrictSchema(
         title="Parameters",

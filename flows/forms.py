@@ -146,6 +146,14 @@ def predict_fields() -> dict[str, dict[str, Any]]:
     }
 
 
+def join_fields() -> dict[str, dict[str, Any]]:
+    """Build the properties of what one more machine of a training is told; no person fills them in."""
+    return {
+        "folder": {"type": "string", "title": "Folder", "description": "of the run"},
+        "call": {"type": "string", "title": "Call", "description": "by which the stage waits"},
+    }
+
+
 def list_settings(values: Mapping[str, Any], project: Path) -> list[str]:
     """Translate a filled-in form into ``KEY=VALUE`` settings of ``params.yaml``.
 

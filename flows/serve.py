@@ -103,14 +103,23 @@ def _run(project: Path, *, limit: int) -> None:
 def _register_for_pool(project: Path, work_pool: str, *, limit: int) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.deployments import build_deployment, ensure_work_pool, limit_runs, list_offers
+    from flows.deployments import (
+        build_deployment,
+        ensure_work_pool,
+        limit_runs,
+        list_offers,
+        offer_join,
+    )
     from flows.limits import ensure_gpu_limit
     from tasks.params import read_params
 
     offers = list_offers(read_params(project / "params.yaml"))
     with get_client(sync_client=True) as client:
         ensure_work_pool(client, work_pool)
-        ids = [cast(UUID, build_deployment(offer, work_pool=work_pool).apply()) for offer in offers]
+        *ids, _ = (
+            cast(UUID, build_deployment(offer, work_pool=work_pool, project=project).apply())
+            for offer in [*offers, offer_join()]  # the last is no run that waits in line
+        )
         ensure_gpu_limit()
         limit_runs(client, ids, limit=limit)
     console.say(f"registered for work pool {work_pool}: {', '.join(offer.name for offer in offers)}")

@@ -13,6 +13,7 @@ from prefect.client.schemas import State
 from prefect.states import Completed, Failed
 
 from flows.limits import hold_gpu
+from flows.nodes import asked_for_nodes
 from flows.story import ProgressArtifact, read_tracked, show_dashboard, show_results
 from flows.versioning import Outcome, is_up_to_date, reproduce_stage, run_child
 from flows.versioning_runs import save_experiment
@@ -90,7 +91,14 @@ def run_command(what: str, command: list[str], *, root: str) -> State:
 
 
 def _reproduce(folder: Path, stage: str) -> Outcome:
-    return reproduce_stage(folder, stage, on_line=_show_lines(stage), environment=_describe_run())
+    show = _show_lines(stage)
+    with asked_for_nodes(folder, stage, get_run_logger()) as nodes:
+
+        def handle_line(line: str) -> None:
+            show(line)
+            nodes.handle_line(line)
+
+        return reproduce_stage(folder, stage, on_line=handle_line, environment=_describe_run())
 
 
 def _show_lines(stage: str) -> Callable[[str], None]:

@@ -28,8 +28,9 @@ from tasks.errors import UserError
 from tasks.lifetime import end_with_starter
 from tasks.params import read_params
 
-PROJECT = "DSRG_PROJECT"
+PROJECT, REGISTERED = "DSRG_PROJECT", "DSRG_REGISTERED_PROJECT"
 _TRACKING = "DSRG_TRACKING_ROOT"
+_JOIN_SECONDS = 60  # in which a call that was made is seen here
 
 
 def _name_pipeline() -> str:
@@ -142,8 +143,23 @@ def predict_folder(
     return Completed(message=f"label maps and overlays: {target}")
 
 
+@flow(name="dsrg-join")
+def join_training(folder: str, call: str) -> State:
+    """Be one more machine of a training that a run on another one waits with."""
+    end_with_starter()
+    quieten()
+    command = [sys.executable, "-m", "tasks.join", "--root", folder, "--once"]
+    command += ["--call", call, "--seconds", str(_JOIN_SECONDS)]
+    if not Path(folder).is_dir():
+        return Failed(
+            message=f"`{folder}` is not here: all machines must share the project, at the same place"
+        )
+    state = run_command("join", command, root=folder, return_state=True)
+    return state if state.is_completed() else Failed(message=state.message)
+
+
 def _find_project() -> Path:
-    return Path(os.environ.get(PROJECT, ".")).resolve()
+    return Path(os.environ.get(PROJECT) or os.environ.get(REGISTERED, ".")).resolve()
 
 
 def _run_apart(

@@ -32,7 +32,7 @@ SEE_TRUTH = {"ingest", "baseline", "evaluate", "reference"}
 PREFECT_MODULES = {
     f"flows/{name}.py"
     for name in (
-        *("deployments", "limits", "orphans", "own_server", "pipeline", "reach", "runner"),
+        *("deployments", "limits", "nodes", "orphans", "own_server", "pipeline", "reach", "runner"),
         *("serve", "stages", "story", "triggered"),
     )
 }

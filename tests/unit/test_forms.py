@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 from ruamel.yaml import YAML
 
-from flows.deployments import build_deployment, list_offers
+from flows.deployments import build_deployment, list_offers, offer_join
 from flows.forms import PIPELINE_KEYS, build_pipeline_form, list_settings, name_field
 from flows.params_file import edit_params
 from tasks.errors import UserError
@@ -40,7 +40,7 @@ def test_a_backbone_outside_the_list_stays_choosable(params: Params):
 
 
 def test_every_field_is_a_parameter_of_its_flow(params: Params):
-    for offer in list_offers(params):
+    for offer in [*list_offers(params), offer_join()]:
         assert set(offer.fields) == set(inspect.signature(offer.flow.fn).parameters), offer.name
 
 
@@ -108,10 +108,12 @@ def test_names_of_fields_are_keys(params: Params):
 
 def test_prefect_yaml_has_the_same_deployments_and_values(project_root: Path, params: Params):
     listed = YAML(typ="safe").load(project_root / "prefect.yaml")["deployments"]
-    offers = {offer.name: offer for offer in list_offers(params)}
+    offers = {offer.name: offer for offer in [*list_offers(params), offer_join()]}
     assert {entry["name"] for entry in listed} == set(offers)
     for entry in listed:
         offer = offers[entry["name"]]
         defaults = {name: field["default"] for name, field in offer.fields.items() if "default" in field}
         assert entry["parameters"] == defaults, entry["name"]
         assert entry["entrypoint"] == f"flows/triggered.py:{offer.flow.fn.__name__}"
+        # a run that waits for the machines it asked for must not be in their way
+        assert ("concurrency_limit" in entry) == (offer.name != "join")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from tiny_data import FIT, build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dsrg import others
 from dsrg.classification import classification_loss
 from dsrg.models.classifier import Classifier
+from dsrg.ranks import Rank, number_ranks
 from dsrg.samples import SampleNumbers
 from dsrg.store import StoreError
 from dsrg.training import Progress, TrainingError, build_optimizer, fit
@@ -161,6 +164,34 @@ def test_what_goes_wrong_in_the_other_process_is_told_here(loaders: int) -> None
 def test_batches_that_cannot_be_shared_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"^4 samples a step are no multiple of the 3 devices"):
         train("normed", 3)
+
+
+@pytest.mark.parametrize(("nodes", "devices"), [(1, 1), (2, 1), (3, 4)])
+def test_ranks_of_all_machines_are_numbered_once(nodes: int, devices: int) -> None:
+    store = ("10.0.0.5", 29500)
+    ranks = [
+        rank
+        for node in range(nodes)
+        for rank in number_ranks(node, nodes=nodes, devices=devices, store=store)
+    ]
+    assert [rank.number for rank in ranks] == list(range(nodes * devices))
+    assert {(rank.count, rank.beside, rank.store) for rank in ranks} == {(nodes * devices, devices, store)}
+    assert [rank.local for rank in ranks] == [*range(devices)] * nodes
+
+
+def end_at_once(rank: Rank) -> None:
+    os._exit(1)
+
+
+@pytest.mark.slow
+def test_who_waits_in_vain_for_another_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(others, "STUCK_SECONDS", 0.2)
+    told: list[Exception] = []
+    with others.start_others(2, end_at_once, on_stuck=told.append):
+        deadline = time.monotonic() + 60  # nothing wakes this process, as with a GPU
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert [str(error) for error in told] == ["a process that trains beside this one ended"]
 
 
 def test_parts_of_batches_make_up_the_batches() -> None:
