@@ -31,7 +31,8 @@ _TELL_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 STUCK_SECONDS = 15.0  # in which torch itself notices that another ended, if it does
 _HUNG_UP = re.compile(
-    "Connection (closed|reset|refused)|closed by peer|Timed out waiting|Broken pipe|No route to host"
+    "Connection (closed|reset|refused)|closed by peer|Timed out waiting|timeout caused pair closure|"
+    "Broken pipe|No route to host"
 )
 _ENDED = "a process that trains beside this one ended"
 

@@ -201,7 +201,7 @@ def fit(
 
     def tell_stuck(error: Exception) -> None:
         if on_stuck is not None:
-            on_stuck(_explain(error) if isinstance(error, OtherEndedError) else error)
+            on_stuck(_explain(error, nodes) if isinstance(error, OtherEndedError) else error)
 
     others = start_others(
         devices,
@@ -216,13 +216,14 @@ def fit(
         with others as rank:
             _run_steps(rank, *work, settings, on_step)
     except OtherEndedError as error:
-        raise _explain(error) from error
+        raise _explain(error, nodes) from error
     return model.eval()
 
 
-def _explain(error: OtherEndedError) -> TrainingError:
+def _explain(error: OtherEndedError, nodes: int) -> TrainingError:
+    cause = "memory ran out" if nodes == 1 else "memory ran out there or its machine went away"
     return TrainingError(
-        f"{error}, most likely because memory ran out: end what else needs it, lower batch_size, or train on "
+        f"{error}, most likely because {cause}: end what else needs memory, lower batch_size, or train on "
         "fewer devices; the last checkpoint was kept"
     )
 

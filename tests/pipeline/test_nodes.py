@@ -60,6 +60,18 @@ def train(root: Path, stage: str, *, before: str = "") -> tuple[int, str]:
     return process.returncode, said
 
 
+def read_until_step(process: subprocess.Popen[str], *, more_than: int) -> str:
+    """Read what a stage says until it has done more than so many steps."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        found = re.match(r"PROGRESS train@1 (\d+)", line)
+        if found is not None and int(found[1]) > more_than:
+            return "".join(said)
+    raise AssertionError("".join(said))
+
+
 def wait_until_gone(session: int) -> None:
     """Wait until no process of another machine is left."""
     deadline = time.monotonic() + 30
@@ -121,13 +133,8 @@ def test_a_machine_that_dies_is_one_line_and_the_same_command_continues(
     assert "min_steps: 1" in params
     (root / "params.yaml").write_text(params.replace("min_steps: 1", "min_steps: 30"))
     with joining(root) as other, run_in_process(root, "train@1") as process:
-        assert process.stdout is not None
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if re.match(r"PROGRESS train@1 ([3-9]|\d\d)", line):
-                os.kill(other.pid, signal.SIGKILL)
-                break
+        read_until_step(process, more_than=2)
+        os.kill(other.pid, signal.SIGKILL)
         rest, _ = process.communicate()
         wait_until_gone(other.pid)
     assert process.returncode == 2, rest
@@ -137,11 +144,19 @@ def test_a_machine_that_dies_is_one_line_and_the_same_command_continues(
     assert "Traceback" not in rest
     kept = list((root / ".work" / "train@1").glob("*/last.ckpt"))
     assert len(kept) == 1
-    with joining(root):
+    with joining(root) as other:
+        with run_in_process(root, "train@1") as process:
+            said = read_until_step(process, more_than=10)
+            process.kill()
+        assert re.search(r"train@1: goes on after step ([2-9]|\d\d) of 30", said), said
         status, said = train(root, "train@1")
+        other.terminate()
+        heard, _ = other.communicate()
     assert status == 0, said
-    assert re.search(r"train@1: goes on after step ([2-9]|\d\d) of 30", said), said
+    assert re.search(r"train@1: goes on after step \d\d of 30", said), said
     assert len(read_losses(root, "train@1")) == 30
+    lost = r"^warning: train@1 of \S+ ended: the machine that called for this training has ended it$"
+    assert len(re.findall(lost, heard, re.M)) == heard.count(": done") == 1, heard
 
 
 def test_a_machine_with_other_code_is_refused(tiny_run: Path, tmp_path: Path) -> None:

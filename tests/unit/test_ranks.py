@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tiny_data import FIT, build_tiny_backbone
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from dsrg import others
+from dsrg import others, ranks
 from dsrg.classification import classification_loss
 from dsrg.models.classifier import Classifier
 from dsrg.ranks import Rank, number_ranks
@@ -142,6 +143,23 @@ def test_each_sample_is_seen_once(tmp_path: Path) -> None:
 def test_a_process_that_the_system_kills_is_one_line() -> None:
     with pytest.raises(TrainingError, match=r"^a process that trains beside this one ended"):
         train("normed", 2, samples=Samples(killed_at=10))
+    assert not torch.distributed.is_initialized()
+
+
+class Hanging(Samples):
+    """A part of them never comes, in the other process."""
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
+        if number == 10:
+            time.sleep(300)
+        return super().__getitem__(number)
+
+
+@pytest.mark.slow
+def test_a_process_that_takes_no_part_any_more_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "_SILENT", timedelta(seconds=20))
+    with pytest.raises(TrainingError, match=r"^a process that trains beside this one ended \(.*[Tt]ime"):
+        train("normed", 2, samples=Hanging())
     assert not torch.distributed.is_initialized()
 
 
