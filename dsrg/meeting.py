@@ -132,6 +132,7 @@ class Meeting:
         self._on_wait, self._on_met = on_wait, on_met
         self._key = secrets.token_bytes(32)
         self._listener = socket.create_server(("", 0))
+        self._listener.setblocking(False)
         self.call = Call(
             secrets.token_hex(8),
             what,
@@ -210,8 +211,10 @@ class Meeting:
         self, terms: Mapping[str, Any], task: bytes, others: Mapping[Channel, str], one_a_machine: bool
     ) -> tuple[Channel, str] | None:
         """Let one in; None for a stranger, or one that is not needed."""
-        accepted, _ = self._listener.accept()
-        channel = _open_channel(accepted)
+        try:
+            channel = _open_channel(self._listener.accept()[0])
+        except OSError:  # it has gone again
+            return None
         try:
             connection.deliver_challenge(channel, self._key)
             connection.answer_challenge(channel, self._key)

@@ -31,8 +31,8 @@ _TELL_SECONDS = 5.0
 _POLL_SECONDS = 0.5
 STUCK_SECONDS = 15.0  # in which torch itself notices that another ended, if it does
 _HUNG_UP = re.compile(
-    "Connection (closed|reset|refused)|closed by peer|Timed out waiting|timeout caused pair closure|"
-    "Broken pipe|No route to host"
+    "Connection (closed|reset|refused)|closed by peer|Timed out waiting|Application timeout|Broken pipe|"
+    "No route to host"
 )
 _ENDED = "a process that trains beside this one ended"
 
@@ -196,7 +196,8 @@ def _notices_end(error: Exception) -> bool:
 
 
 def _describe_end(error: Exception) -> OtherEndedError:
-    return _NoticedError(f"{_ENDED} ({str(error).partition(chr(10))[0]})")
+    words = _HUNG_UP.search(str(error))
+    return _NoticedError(f"{_ENDED} ({words[0] if words else str(error).partition(chr(10))[0]})")
 
 
 def _hear_out(
@@ -219,7 +220,12 @@ def _hear_out(
     waiting = dict(others)
     ends: list[OtherEndedError] = []
     deadline = float("inf")
-    while waiting and not (over is not None and over.is_set()) and time.monotonic() < deadline:
+    # a process that only noticed an end may have done so before this one hears of the caller's
+    while (
+        waiting or (caller and ends and isinstance(ends[-1], _NoticedError))
+    ) and time.monotonic() < deadline:
+        if over is not None and over.is_set():
+            break
         for channel in connection.wait([*waiting, *([caller] if caller else [])], _POLL_SECONDS):
             if channel is caller:
                 return MeetingError("the machine that called for this training has ended it")
