@@ -32,10 +32,11 @@ from torch.utils.data import DataLoader
 
 from bench.reading import build_params, draw_folder, ingest_silently, load_scaled
 from bench.results import write_result
+from dsrg.groups import finish_store, write_rows
 from dsrg.models import Segmenter
 from dsrg.objectives import LabelLoss
 from dsrg.samples import SampleNumbers, SegmenterSamples
-from dsrg.store import SHARD_LABEL_MAPS, ImageStore, LabelStore, create_label_store, finish_store, write_rows
+from dsrg.store import SHARD_LABEL_MAPS, ImageStore, LabelStore, create_label_store
 from dsrg.training import Progress, choose_device, fit, freeze_batch_norm
 from tasks.fitting import build_segmenter_optimizer, count_loaders, describe_segmenter
 from tasks.memory import keep_freed_memory

@@ -2,16 +2,11 @@
 
 Every store is a Zarr v3 group, written once. Pictures and label maps lie on one square canvas of
 ``S`` pixels, the picture in the top left corner; ``size`` holds its true height and width there.
-One image is one chunk; a shard of many chunks is one file, and the unit of writing, resuming and
-mapped work. Only one writer may ever touch a shard: two lose data silently.
-
-No timestamp, path or version goes into attributes, so that equal data give equal bytes.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,17 +17,12 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import ZstdCodec
 
+from dsrg.groups import PICTURES, create_group, create_sharded, open_group, read_row
 from dsrg.labels import IGNORE_INDEX
+from dsrg.places import follow, open_zarr
 
 SHARD_IMAGES = 64
 SHARD_LABEL_MAPS = 256
-LAYOUT_VERSION = 1
-zarr.config.set({"codec_pipeline.batch_size": SHARD_IMAGES})  # chunk by chunk, writing takes a sixth more
-_PICTURES = "image"  # always whole: looking for empty chunks would only take time
-
-
-class StoreError(Exception):
-    """A store is missing, of another layout, or unreadable; the message says what to run."""
 
 
 @dataclass(frozen=True)
@@ -75,98 +65,6 @@ class Index:
         return np.flatnonzero(self.splits == split)
 
 
-def create_group(path: Path, attributes: Mapping[str, Any]) -> zarr.Group:
-    """Create an empty store at `path`; attribute keys are sorted so that bytes repeat."""
-    attrs = dict(sorted({**attributes, "layout_version": LAYOUT_VERSION}.items()))
-    return zarr.open_group(store=str(path), mode="w", zarr_format=3, attributes=attrs)
-
-
-def create_sharded(
-    group: zarr.Group, name: str, *, shape: Sequence[int], dtype: Any, shard: int, fill: float, level: int = 3
-) -> zarr.Array[Any]:
-    """Create an array of one image per chunk and `shard` images per file, zstd-compressed."""
-    chunk = (1, *shape[1:])
-    return group.create_array(
-        name,
-        shape=tuple(shape),
-        chunks=chunk,
-        shards=(min(shard, max(shape[0], 1)), *shape[1:]),
-        dtype=dtype,
-        fill_value=fill,
-        compressors=[ZstdCodec(level=level, checksum=True)],
-    )
-
-
-def open_group(path: Path, *, stage: str, arrays: Sequence[str] = ()) -> zarr.Group:
-    """Open a store for reading.
-
-    Raises
-    ------
-    StoreError
-        Not there, not a Zarr group, another layout version, or an array is missing. The message
-        names `path` and the command that makes it.
-    """
-    if not path.exists():
-        raise StoreError(f"`{path}` not found. Run: dvc repro {stage}")
-    try:
-        group = zarr.open_group(store=str(path), mode="r", zarr_format=3)
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(
-            f"`{path}` is no readable Zarr store ({error}). Run: dvc repro -f {stage}"
-        ) from error
-    if group.attrs.get("layout_version") != LAYOUT_VERSION:
-        raise StoreError(f"`{path}` has another layout version. Run: dvc repro -f {stage}")
-    missing = [name for name in arrays if name not in group]
-    if missing:
-        raise StoreError(f"`{path}` lacks {', '.join(missing)}. Run: dvc repro -f {stage}")
-    return group
-
-
-def iterate_shards(count: int, shard: int) -> Iterator[tuple[int, slice]]:
-    """Iterate over ``(shard number, rows)`` of an array of `count` images."""
-    for number, start in enumerate(range(0, count, shard)):
-        yield number, slice(start, min(start + shard, count))
-
-
-def write_rows(path: Path, name: str, rows: slice, values: NDArray[Any]) -> None:
-    """Write whole shards of one array of a store that exists already, and flush them to the disk.
-
-    Parameters
-    ----------
-    path : Path
-        The store.
-    name : str
-        Its array.
-    rows : slice
-        Must begin where a shard begins, and end where one ends or where the array ends: another writer
-        of the same shard would lose data.
-    values : (rows, ...) array
-    """
-    array = zarr.open_group(store=str(path), mode="r+", zarr_format=3)[name]
-    assert isinstance(array, zarr.Array)
-    shard = (array.shards or array.chunks)[0]
-    if rows.start % shard or (rows.stop % shard and rows.stop != array.shape[0]):
-        raise ValueError(f"`rows` must be whole shards of {shard}, got {rows.start} to {rows.stop}")
-    # a chunk of nothing is left out of label maps; of pictures there is none, and looking for it takes time
-    array.with_config({"write_empty_chunks": name == _PICTURES})[rows] = values
-    for number in range(rows.start // shard, -(-rows.stop // shard)):
-        for place in (path / name / "c" / str(number)).rglob("*"):
-            if place.is_file():
-                with place.open("rb") as file:
-                    os.fsync(file.fileno())
-
-
-def finish_store(path: Path, *, digest: str) -> None:
-    """Finish a store: note its digest, and remove what a killed writer left half-written.
-
-    A killed process can leave ``*.partial`` files beside the shards; Zarr ignores them, but the store
-    would no longer have the same bytes as one that was written undisturbed.
-    """
-    zarr.open_group(store=str(path), mode="r+", zarr_format=3).attrs["digest"] = digest
-    for leftover in path.rglob("*.partial"):
-        leftover.unlink()
-
-
 # -- images.zarr -------------------------------------------------------------------------------
 
 
@@ -180,7 +78,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
     count = len(index)
     create_sharded(
         group,
-        _PICTURES,
+        PICTURES,
         shape=(count, canvas, canvas, 3),
         dtype="uint8",
         shard=SHARD_IMAGES,
@@ -197,7 +95,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
 
 def complete_index(path: Path, index: Index) -> None:
     """Write the sizes and splits of an image store that was created before they were known."""
-    group = zarr.open_group(store=str(path), mode="r+", zarr_format=3)
+    group = zarr.open_group(store=open_zarr(path, read_only=False), mode="r+", zarr_format=3)
     tables: dict[str, NDArray[Any]] = {
         "size": index.sizes.astype(np.int32),
         "original_size": index.original_sizes.astype(np.int32),
@@ -220,16 +118,6 @@ def _write_table(group: zarr.Group, name: str, values: NDArray[Any], *, dtype: A
     array[:] = values
 
 
-def _read_row(array: zarr.Array[Any], row: int, *, path: Path, shard: int, stage: str) -> NDArray[Any]:
-    """Read one image's chunk; `shard` is the number of images in a file, named if it is damaged."""
-    try:
-        return np.asarray(array[row])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StoreError(
-            f"`{path}` shard {row // shard} is damaged ({error}). Run: dvc repro -f {stage}"
-        ) from error
-
-
 class ImageStore:
     """Read side of ``images.zarr``.
 
@@ -245,9 +133,9 @@ class ImageStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = follow(path)
         names = ["image", "size", "original_size", "id", "split", "image_labels"]
-        self._group = open_group(path, stage="ingest", arrays=names)
+        self._group = open_group(self.path, stage="ingest", arrays=names)
         self._images = self._array("image")
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -285,7 +173,7 @@ class ImageStore:
     def read_image(self, row: int) -> NDArray[np.uint8]:
         """Read one picture without its padding: (H, W, 3) uint8."""
         height, width = self.index.sizes[row]
-        canvas = _read_row(self._images, row, path=self.path, shard=SHARD_IMAGES, stage="ingest")
+        canvas = read_row(self._images, row, path=self.path, shard=SHARD_IMAGES, stage="ingest")
         return canvas[:height, :width]
 
 
@@ -321,8 +209,8 @@ class LabelStore:
     """
 
     def __init__(self, path: Path, name: str, *, stage: str) -> None:
-        self.path = path
-        self._group = open_group(path, stage=stage, arrays=[name])
+        self.path = follow(path)
+        self._group = open_group(self.path, stage=stage, arrays=[name])
         array = self._group[name]
         assert isinstance(array, zarr.Array)
         self._maps = array
@@ -343,7 +231,7 @@ class LabelStore:
 
     def read(self, row: int, size: Sequence[int]) -> NDArray[np.uint8]:
         """Read one label map without its padding: (H, W) uint8; `size` is (height, width)."""
-        canvas = _read_row(self._maps, row, path=self.path, shard=SHARD_LABEL_MAPS, stage=self._stage)
+        canvas = read_row(self._maps, row, path=self.path, shard=SHARD_LABEL_MAPS, stage=self._stage)
         return canvas[: size[0], : size[1]]
 
 
@@ -378,8 +266,8 @@ class ScoreStore:
     """Read side of per-class maps (``cam`` over foreground, ``probs`` over present classes)."""
 
     def __init__(self, path: Path, name: str, *, stage: str) -> None:
-        self.path = path
-        group = open_group(path, stage=stage, arrays=[name])
+        self.path = follow(path)
+        group = open_group(self.path, stage=stage, arrays=[name])
         array = group[name]
         assert isinstance(array, zarr.Array)
         self._maps = array
@@ -388,7 +276,7 @@ class ScoreStore:
 
     def read(self, row: int, planes: int, cells: Sequence[int]) -> NDArray[np.float32]:
         """Read the first `planes` maps of one image, cut to `cells` (rows, columns) of the grid."""
-        maps = _read_row(self._maps, row, path=self.path, shard=SHARD_IMAGES, stage=self._stage)
+        maps = read_row(self._maps, row, path=self.path, shard=SHARD_IMAGES, stage=self._stage)
         return maps[:planes, : cells[0], : cells[1]].astype(np.float32)
 
 

@@ -36,7 +36,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "cams": settings.model_dump(),
         "smallest": params.classify.crop_size,
     }
-    with workspace.stage("cams", fingerprint=fingerprint) as work:
+    with workspace.stage("cams", fingerprint=fingerprint, stores=params.compute.stores) as work:
         fill_score_store(
             partial(prepare_cams, params, images.path, model_path),
             images,

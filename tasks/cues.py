@@ -58,7 +58,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "cues": settings,
     }
     forget()
-    with workspace.stage("cues", fingerprint=fingerprint) as work:
+    with workspace.stage("cues", fingerprint=fingerprint, stores=params.compute.stores) as work:
         if params.cues.rule == "agreement" and params.cues.exponent == 0:
             histogram = _count_cam_values(cams, images, rows)
             settings = {**settings, "exponent": round(choose_exponent(histogram), 3)}

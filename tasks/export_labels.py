@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.exchange import Unlabelled, restore_label_map
+from dsrg.groups import StoreError
 from dsrg.image import DecodeError
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
 from dsrg.sources import Reader, SourceError
-from dsrg.store import ImageStore, LabelStore, StoreError
+from dsrg.store import ImageStore, LabelStore
 from tasks import console
 from tasks.errors import UserError
 from tasks.export_files import write_json

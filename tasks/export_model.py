@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.groups import StoreError
 from dsrg.image import fit_size, scale_image
-from dsrg.store import ImageStore, StoreError
+from dsrg.store import ImageStore
 from tasks import console
 from tasks.errors import UserError
 from tasks.params import read_params

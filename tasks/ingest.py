@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from dsrg.groups import finish_store
 from dsrg.sources import Source, SourceError
 from dsrg.sources.base import SPLITS, stack_image_labels
 from dsrg.sources.checks import check_index, summarise_data
@@ -27,7 +28,6 @@ from dsrg.store import (
     complete_index,
     create_image_store,
     create_label_store,
-    finish_store,
 )
 from tasks import console
 from tasks.ingest_shards import (
@@ -65,7 +65,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "files": source.fingerprint,
     }
     compute = params.compute
-    with workspace.stage("ingest", fingerprint=fingerprint) as work:
+    with workspace.stage("ingest", fingerprint=fingerprint, stores=params.compute.stores) as work:
         pictures = _store_images(source, work, canvas=params.ingest.canvas, compute=compute)
         maps = _store_saliency(source, work, pictures, canvas=params.ingest.canvas, compute=compute)
         masks = _store_truth(source, work, pictures, canvas=params.ingest.canvas, compute=compute)

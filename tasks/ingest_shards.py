@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.duplicates import hash_image
+from dsrg.groups import iterate_shards, write_rows
 from dsrg.image import DecodeError, place_on_canvas, scale_label_map
 from dsrg.labels import IGNORE_INDEX
 from dsrg.sources import Reader, Record, Source
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
-from dsrg.store import iterate_shards, write_rows
 from tasks.schema import Compute
 from tasks.shards import map_shards
 

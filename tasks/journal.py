@@ -24,9 +24,9 @@ STUDY = "report"  # the stage whose entry is about the whole run
 _FILE = "journal.json"
 _KEPT = 50  # results of one stage
 _WITNESSES = {
-    "cams": "data/cams.zarr/zarr.json",
-    "relabel": "data/rounds/{}/seeds.zarr/zarr.json",
-    "refine": "data/rounds/{}/pseudo_labels.zarr/zarr.json",
+    "cams": "data/cams.zarr",
+    "relabel": "data/rounds/{}/seeds.zarr",
+    "refine": "data/rounds/{}/pseudo_labels.zarr",
     "train": "metrics/rounds/{}/train.json",
     "evaluate": "metrics/rounds/{}/evaluate.json",
     "report": "metrics/summary.json",
@@ -92,6 +92,8 @@ def _locate(workspace: Workspace) -> Path:
 def _hash_witness(workspace: Workspace, label: str) -> str | None:
     stage, _, round_key = label.partition("@")
     place = workspace.path(_WITNESSES.get(stage, f"metrics/{stage}.json").format(round_key))
+    if place.is_dir():  # a store; one that lies elsewhere left a note, a file
+        place /= "zarr.json"
     return hashlib.sha256(place.read_bytes()).hexdigest()[:16] if place.is_file() else None
 
 

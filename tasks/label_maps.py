@@ -16,8 +16,9 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dsrg.groups import finish_store, iterate_shards, write_rows
 from dsrg.labels import IGNORE_INDEX
-from dsrg.store import SHARD_LABEL_MAPS, create_label_store, finish_store, iterate_shards, write_rows
+from dsrg.store import SHARD_LABEL_MAPS, create_label_store
 from tasks.schema import NO_CLUSTER, Compute
 from tasks.shards import map_shards
 from tasks.workspace import StageWork

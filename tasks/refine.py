@@ -49,7 +49,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "refine": settings,
     }
     name = f"refine@{round_key}"
-    with workspace.stage(name, fingerprint=fingerprint) as work:
+    with workspace.stage(name, fingerprint=fingerprint, stores=params.compute.stores) as work:
         fill_label_store(
             draw_pseudo_labels,
             lambda lot: RefineLot(images.path, seeds.path, probs.path, lot, settings),

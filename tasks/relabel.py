@@ -57,7 +57,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     name = f"relabel@{round_key}"
     thresholds = {"fg_threshold": settings.fg_threshold, "bg_threshold": settings.bg_threshold}
     forget()
-    with workspace.stage(name, fingerprint=fingerprint) as work:
+    with workspace.stage(name, fingerprint=fingerprint, stores=params.compute.stores) as work:
         probs = fill_score_store(
             partial(prepare_probs, params, images.path, model_path),
             images,

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tasks.workspace import NO_STORES
+
 SYNTHETIC_PATH = "dsrg/sources/synthetic.py"
 NO_CLUSTER = "none"
 BACKBONES = ("efficientnet_lite0", "efficientnet_lite2", "vgg16", "resnet50", "resnet101")
@@ -287,6 +289,10 @@ class Compute(Section):
     cluster: str = Field(
         pattern=rf"^({NO_CLUSTER}|local|[a-z+]+://\S+)$",
         description="who maps over shards: none = this process and its own; local or tcp://HOST:PORT = Dask",
+    )
+    stores: str = Field(
+        pattern=rf"^({NO_STORES}|[a-z][a-z0-9+.-]*://\S+)$",
+        description="where Zarr stores lie: none = below data/; s3://BUCKET/FOLDER or another URL = there",
     )
 
 

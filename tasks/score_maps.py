@@ -12,15 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE
+from dsrg.groups import finish_store, iterate_shards, write_rows
 from dsrg.inference import group_by_size
-from dsrg.store import (
-    SHARD_IMAGES,
-    ImageStore,
-    create_score_store,
-    finish_store,
-    iterate_shards,
-    write_rows,
-)
+from dsrg.store import SHARD_IMAGES, ImageStore, create_score_store
 from tasks import console
 from tasks.prepared import prepare_once
 from tasks.schema import NO_CLUSTER, Compute

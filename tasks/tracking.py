@@ -245,8 +245,9 @@ def read_lock(workspace: Workspace) -> dict[str, dict[str, Any]]:
 
 def read_attributes(workspace: Workspace) -> dict[str, Any]:
     """Read the attributes of ``data/images.zarr``, such as its classes; empty where it is not."""
+    place = workspace.path("data/images.zarr")
     try:
-        about = json.loads(workspace.path("data/images.zarr/zarr.json").read_text(encoding="utf-8"))
+        about = json.loads((place if place.is_file() else place / "zarr.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     return dict(about.get("attributes", {}))

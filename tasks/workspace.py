@@ -3,6 +3,9 @@
 A stage builds its outputs under ``.work/STAGE/FINGERPRINT/`` and renames them into place when they
 are complete. That folder survives a kill: the same work started again finds its checkpoints and its
 finished shards there, and other work does not, because the fingerprint covers params, inputs and code.
+
+Zarr stores may lie under a URL instead: they are built there, under a name that no other attempt has, and a
+note takes their place here when they are complete.
 """
 
 from __future__ import annotations
@@ -13,15 +16,29 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from dsrg.places import (
+    PlaceError,
+    is_remote,
+    is_url,
+    parse_place,
+    read_note,
+    remove_tree,
+    stands,
+    write_manifest,
+)
 from tasks.errors import UserError
+
+NO_STORES = "none"
 
 WORK = ".work"
 _PUBLISHING = "publishing"
+_AWAY = "away.json"  # where the stores that are built under a URL lie
 _CODE_ROOTS = ("dsrg", "tasks")
 
 
@@ -63,14 +80,20 @@ class StageWork:
         The workspace.
     """
 
-    def __init__(self, directory: Path, root: Path, digest: str) -> None:
+    def __init__(self, directory: Path, root: Path, digest: str, *, stores: str) -> None:
         self.directory = directory
         self.digest = digest
         self.root = root
+        self._stores = stores
         self._marks = directory / "done"
 
     def partial(self, name: str) -> Path:
-        """Path to build an output at; may hold what an earlier, killed attempt wrote."""
+        """Path to build an output at; may hold what an earlier, killed attempt wrote.
+
+        A Zarr store's may be a URL: ``upath.UPath``.
+        """
+        if self._stores != NO_STORES and name.endswith(".zarr"):
+            return self._find_away(name)
         path = self.directory / "partial" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -102,10 +125,13 @@ class StageWork:
         Path
             The output in its place.
         """
+        source = self.partial(name)
+        if is_remote(source):
+            return self._publish_away(source, self.root / target)
         (self.directory / _PUBLISHING).touch()
         place = self.root / target
         place.parent.mkdir(parents=True, exist_ok=True)
-        source = _bring_near(self.partial(name), place)
+        source = _bring_near(source, place)
         _sync_tree(source)
         replaced = place.with_name(f".{place.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
@@ -114,6 +140,29 @@ class StageWork:
         os.replace(source, place)
         _sync_folder(place.parent)
         shutil.rmtree(replaced, ignore_errors=True)
+        return place
+
+    def _find_away(self, name: str) -> Path:
+        """Find where a store is built under the URL for stores; a new place if this work has none yet."""
+        away = _read_away(self.directory)
+        if name not in away:
+            about = self.directory.parent.name.replace("@", "-")
+            token = secrets.token_hex(8)  # another attempt, or another project, must never write there too
+            away[name] = f"{self._stores.rstrip('/')}/{about}/{self.directory.name}-{token}/{name}"
+            with replace_whole(self.directory / _AWAY) as partial:
+                partial.write_text(json.dumps(away), encoding="utf-8")
+        return parse_place(away[name])
+
+    def _publish_away(self, source: Path, place: Path) -> Path:
+        """Put a note about a store under a URL in its place, unless the one there is about an equal store."""
+        note, before = write_manifest(source), read_note(place)
+        (self.directory / _PUBLISHING).touch()
+        if before is not None and before.content == note.content and stands(before):
+            return place  # what was built is removed with this work
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        with replace_whole(place) as partial:
+            partial.write_text(note.format(), encoding="utf-8")
         return place
 
 
@@ -130,11 +179,13 @@ class Workspace:
         self.root = root.resolve()
 
     def path(self, relative: Path | str) -> Path:
-        """Make a path below the workspace absolute."""
-        return self.root / relative
+        """Make a path below the workspace absolute; a URL becomes a ``upath.UPath``."""
+        return parse_place(relative) if is_url(relative) else self.root / relative
 
     @contextlib.contextmanager
-    def stage(self, name: str, *, fingerprint: Mapping[str, Any]) -> Iterator[StageWork]:
+    def stage(
+        self, name: str, *, fingerprint: Mapping[str, Any], stores: str = NO_STORES
+    ) -> Iterator[StageWork]:
         """Open the work folder of stage `name`; removed on a clean exit, kept on any exception.
 
         Work of the same stage with another fingerprint (other params, inputs or code) is removed.
@@ -146,6 +197,8 @@ class Workspace:
         fingerprint : mapping
             Everything the result depends on but code: the stage's params, digests of input stores.
             Nothing volatile. Values as for JSON.
+        stores : str
+            The param ``compute.stores``: the URL below which Zarr stores are built, or ``none``.
 
         Raises
         ------
@@ -156,16 +209,31 @@ class Workspace:
         home = self.root / WORK / name
         home.mkdir(parents=True, exist_ok=True)
         with _lock(home / "lock", name):
-            directory = home / _hash_json({"digest": digest, "code": hash_code()})[:16]
+            away = {} if stores == NO_STORES else {"stores": stores}  # what was begun elsewhere is begun anew
+            directory = home / _hash_json({"digest": digest, "code": hash_code(), **away})[:16]
             for other in home.iterdir():
                 if other.is_dir() and other != directory:
-                    shutil.rmtree(other)
+                    self._remove_work(other)
             if (directory / _PUBLISHING).exists():  # killed there: marks speak of outputs that moved away
-                shutil.rmtree(directory)
+                self._remove_work(directory)
             directory.mkdir(exist_ok=True)
-            yield StageWork(directory, self.root, digest)
+            yield StageWork(directory, self.root, digest, stores=stores)
             ended = directory.rename(home / "ended")  # at once: half of a work folder must never be taken up
-            shutil.rmtree(ended)
+            self._remove_work(ended)
+
+    def _remove_work(self, directory: Path) -> None:
+        """Remove a work folder, and what it built under a URL that no note names."""
+        away = _read_away(directory)
+        noted = _list_noted(self.root / "data") if away else set()
+        for url in away.values():
+            if url not in noted:
+                try:
+                    remove_tree(parse_place(url))
+                except PlaceError as error:
+                    from tasks import console
+
+                    console.warn(f"`{url}` is of no use any more and is left behind: {error}")
+        shutil.rmtree(directory)
 
     def write_json(self, relative: Path | str, values: Any) -> Path:
         """Write a JSON file at once: sorted keys, floats of 6 digits, not-a-number as null."""
@@ -218,6 +286,20 @@ def _lock(path: Path, name: str) -> Iterator[TextIO]:
         file.write(str(os.getpid()))
         file.flush()
         yield file
+
+
+def _read_away(directory: Path) -> dict[str, str]:
+    """Read where the stores lie that a work folder builds under a URL."""
+    try:
+        return dict(json.loads((directory / _AWAY).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+
+
+def _list_noted(folder: Path) -> set[str]:
+    """List the URLs of all stores that a note below a folder names."""
+    notes = (read_note(place) for place in [*folder.glob("*.zarr"), *folder.glob("rounds/*/*.zarr")])
+    return {note.store for note in notes if note is not None}
 
 
 def _hash_json(values: Any) -> str:

@@ -13,9 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from dsrg.groups import finish_store
 from dsrg.models import Segmenter, SegmenterSpec, save_model
 from dsrg.models.backbones import Backbone
-from dsrg.store import Index, LabelStore, create_image_store, create_label_store, finish_store
+from dsrg.store import Index, LabelStore, create_image_store, create_label_store
 
 CRF: dict[str, Any] = {
     "iterations": 3,

@@ -12,7 +12,8 @@ from tiny_folder import draw_picture
 from tiny_project import build_params as build_tiny_params
 from tiny_project import run_stage, write_params
 
-from dsrg.store import ImageStore, create_label_store, finish_store
+from dsrg.groups import finish_store
+from dsrg.store import ImageStore, create_label_store
 from tasks.params import Params
 from tasks.workspace import Workspace
 

@@ -25,7 +25,7 @@ from tiny_project import (
     write_params,
 )
 
-from dsrg.store import StoreError
+from dsrg.groups import StoreError
 from tasks import cluster
 from tasks.cores import count_workers
 from tasks.errors import UserError

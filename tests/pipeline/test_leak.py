@@ -18,7 +18,8 @@ from tiny_project import (
     without_tracking,
 )
 
-from dsrg.store import create_label_store, finish_store
+from dsrg.groups import finish_store
+from dsrg.store import create_label_store
 
 
 def replace_truth(path: Path, kind: str) -> None:

@@ -10,18 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from dsrg.groups import finish_store, iterate_shards, write_rows
 from dsrg.image import fit_size, place_on_canvas, scale_label_map
 from dsrg.labels import collapse_planes, expand_label_map
-from dsrg.store import (
-    ImageStore,
-    Index,
-    LabelStore,
-    create_image_store,
-    create_label_store,
-    finish_store,
-    iterate_shards,
-    write_rows,
-)
+from dsrg.store import ImageStore, Index, LabelStore, create_image_store, create_label_store
 
 CANVAS = 6
 sizes = st.tuples(st.integers(1, CANVAS), st.integers(1, CANVAS))

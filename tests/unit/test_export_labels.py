@@ -88,7 +88,8 @@ def test_labels_of_other_pictures_are_refused(labelled: tuple[Params, Workspace]
 
 
 def write_short(place: Path) -> None:
-    from dsrg.store import create_label_store, finish_store
+    from dsrg.groups import finish_store
+    from dsrg.store import create_label_store
 
     create_label_store(place, "pseudo_label", count=3, canvas=32, attributes={})
     finish_store(place, digest="short")

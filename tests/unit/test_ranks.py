@@ -17,10 +17,10 @@ from torch.utils.data import Dataset
 
 from dsrg import others, ranks
 from dsrg.classification import classification_loss
+from dsrg.groups import StoreError
 from dsrg.models.classifier import Classifier
 from dsrg.ranks import Rank, number_ranks
 from dsrg.samples import SampleNumbers
-from dsrg.store import StoreError
 from dsrg.training import Progress, TrainingError, build_optimizer, fit
 
 pytestmark = pytest.mark.timeout(300)

@@ -9,22 +9,17 @@ import numpy as np
 import pytest
 from tiny_data import hash_tree
 
+from dsrg.groups import StoreError, create_group, finish_store, iterate_shards, open_group, write_rows
 from dsrg.store import (
     ImageStore,
     Index,
     LabelStore,
     ScoreStore,
-    StoreError,
     complete_index,
     count_cells,
-    create_group,
     create_image_store,
     create_label_store,
     create_score_store,
-    finish_store,
-    iterate_shards,
-    open_group,
-    write_rows,
 )
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from tiny_project import build_params
 
-from dsrg.store import StoreError
+from dsrg.groups import StoreError
 from tasks.__main__ import main
 from tasks.console import parse_progress, show_progress, track
 from tasks.errors import UserError

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dsrg.classification import classification_loss
+from dsrg.groups import StoreError
 from dsrg.models.classifier import Classifier
-from dsrg.store import StoreError
 from dsrg.training import Progress, TrainingError, build_optimizer, choose_device, fit, freeze_batch_norm
 
 STEPS = 6

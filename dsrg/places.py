@@ -1,0 +1,201 @@
+"""Places that are no folder of this machine: URLs of object stores, and of whatever else fsspec knows.
+
+A store that lies elsewhere leaves a note in its place: a small JSON file that names the URL, so that whoever
+opens, copies or versions the place gets what it names. What lies under a URL is written once and never again;
+so readers may keep what they fetched, in a folder of their machine (:mod:`dsrg.kept`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+MANIFEST = "objects.json"  # beside the arrays: what belongs to a finished store
+_LOCAL = ("file://", "local://")
+
+
+class PlaceError(Exception):
+    """A place under a URL cannot be used; the message names it and what the other side says."""
+
+
+def parse_place(text: str | Path) -> Path:
+    """Make a path of what may be a path or a URL: ``s3://bucket/folder``.
+
+    Returns
+    -------
+    Path
+        Of a URL a ``upath.UPath``, which is used like one, but that :func:`is_remote` tells it apart.
+
+    Raises
+    ------
+    PlaceError
+        Nothing that is installed knows such URLs.
+    """
+    if not is_url(text):
+        return Path(text)
+    for scheme in _LOCAL:
+        if str(text).startswith(scheme):
+            return Path(str(text).removeprefix(scheme))
+    from upath import UPath
+
+    with reaching(text):
+        place = UPath(str(text))
+        place.fs  # noqa: B018 - loads what knows it
+    return cast(Path, place)
+
+
+def is_url(text: str | Path) -> bool:
+    """Tell whether a text is a URL and no path."""
+    return not isinstance(text, PurePath) and "://" in str(text)
+
+
+def is_remote(place: Any) -> bool:
+    """Tell whether a path came from a URL."""
+    return not isinstance(place, PurePath) and hasattr(place, "fs")
+
+
+@contextlib.contextmanager
+def reaching(place: Path | str) -> Iterator[None]:
+    """Reach for what lies under a URL: whatever the other side raises meanwhile is a :class:`PlaceError`.
+
+    Every library of a kind of store has exceptions of its own, few of which are OSErrors.
+    """
+    try:
+        yield
+    except (PlaceError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            reason = f"not found ({reason})"
+        way_out = "check the address, and the credentials in the environment; what is finished was kept"
+        if isinstance(error, ImportError):
+            way_out = "install the package in the environment of every process that is to read it"
+        raise PlaceError(f"`{place}` cannot be used: {reason}: {way_out}") from error
+
+
+# -- notes -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Note:
+    """What stands in the place of a store that lies elsewhere.
+
+    Attributes
+    ----------
+    store : str
+        Its URL.
+    content : str
+        sha256 of its manifest: of the name, size and checksum of each of its objects.
+    objects, bytes : int
+        How many there are, and how large they are together.
+    attributes : dict
+        Of the store.
+    """
+
+    store: str
+    content: str
+    objects: int
+    bytes: int
+    attributes: dict[str, Any]
+
+    def format(self) -> str:
+        """Format it as JSON: equal notes are equal bytes."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+
+def read_note(path: Path) -> Note | None:
+    """Read the note in the place of a store; None where there is none."""
+    if is_remote(path) or not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Note(**found)
+    except (ValueError, TypeError):
+        return None
+
+
+def follow(path: Path) -> Path:
+    """Follow a note to the URL that it names; any other path is given back."""
+    note = read_note(path)
+    return path if note is None else parse_place(note.store)
+
+
+def write_manifest(place: Path) -> Note:
+    """List what belongs to a finished store, beside it, and make the note about it.
+
+    Parameters
+    ----------
+    place : Path
+        Of a URL.
+    """
+    with reaching(place):
+        fs: Any = cast(Any, place).fs
+        root = cast(Any, place).path
+        found = fs.find(root, detail=True)
+        objects = {
+            name[len(root) :].lstrip("/"): (int(about["size"]), _find_checksum(about))
+            for name, about in found.items()
+            if not name.endswith(f"/{MANIFEST}")
+        }
+        text = json.dumps(objects, sort_keys=True)
+        (place / MANIFEST).write_text(text, encoding="utf-8")
+        attributes = json.loads((place / "zarr.json").read_text(encoding="utf-8"))["attributes"]
+    return Note(
+        store=str(place),
+        content=hashlib.sha256(text.encode()).hexdigest(),
+        objects=len(objects),
+        bytes=sum(size for size, _ in objects.values()),
+        attributes=attributes,
+    )
+
+
+def _find_checksum(about: dict[str, Any]) -> str:
+    """Find what an object store says of an object's content; not all say something."""
+    for name in ("ETag", "etag", "md5Hash", "content_md5"):
+        if about.get(name):
+            return str(about[name]).strip('"')
+    return secrets.token_hex(16)  # never equal to another
+
+
+def stands(note: Note) -> bool:
+    """Tell whether what a note names is still there, whole as far as its manifest tells."""
+    place = parse_place(note.store)
+    with reaching(place):
+        manifest = place / MANIFEST
+        return manifest.exists() and hashlib.sha256(manifest.read_bytes()).hexdigest() == note.content
+
+
+def remove_tree(place: Path) -> None:
+    """Remove all that lies under a URL; nothing there is fine."""
+    with reaching(place), contextlib.suppress(FileNotFoundError):
+        fs: Any = cast(Any, place).fs
+        fs.rm(cast(Any, place).path, recursive=True)
+
+
+# -- reading and writing -----------------------------------------------------------------------
+
+
+def open_zarr(place: Path, *, read_only: bool) -> Any:
+    """Open what Zarr is to read or write: a folder, or what lies under a URL."""
+    if not is_remote(place):
+        return str(place)
+    from dsrg.kept import RemoteStore, open_kept
+
+    options = dict(cast(Any, place).storage_options)
+    with reaching(place):
+        if read_only:
+            return open_kept(str(place), options)
+        return RemoteStore.at(str(place), options, read_only=False)
+
+
+def forget_copies(array: Any, shard: int) -> bool:
+    """Remove what is kept on this machine of one shard of an array; tell whether there was something."""
+    forget = getattr(array.store_path.store, "forget", None)
+    return forget is not None and bool(forget(f"{array.path}/c/{shard}"))
