@@ -11,12 +11,13 @@ import contextlib
 import hashlib
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, cast
 
 MANIFEST = "objects.json"  # beside the arrays: what belongs to a finished store
+_NOT_THEIRS = (MemoryError, TypeError, KeyError, IndexError, AttributeError, AssertionError)
 _LOCAL = ("file://", "local://")
 
 
@@ -64,13 +65,19 @@ def is_remote(place: Any) -> bool:
 def reaching(place: Path | str) -> Iterator[None]:
     """Reach for what lies under a URL: whatever the other side raises meanwhile is a :class:`PlaceError`.
 
-    Every library of a kind of store has exceptions of its own, few of which are OSErrors.
+    Every library of a kind of store has exceptions of its own, few of which are OSErrors. What is on this
+    machine is left to itself.
     """
+    if not is_url(place) and not is_remote(place):
+        yield
+        return
     try:
         yield
-    except (PlaceError, MemoryError):
+    except _NOT_THEIRS:
         raise
     except Exception as error:
+        if type(error).__module__.split(".")[0] in ("dsrg", "tasks"):
+            raise
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         if isinstance(error, FileNotFoundError):
             reason = f"not found ({reason})"
@@ -78,6 +85,42 @@ def reaching(place: Path | str) -> Iterator[None]:
         if isinstance(error, ImportError):
             way_out = "install the package in the environment of every process that is to read it"
         raise PlaceError(f"`{place}` cannot be used: {reason}: {way_out}") from error
+
+
+def fetch(places: Sequence[Path]) -> list[bytes | None]:
+    """Fetch what lies under several URLs of one kind, all at a time; None where there is nothing."""
+    if not places:
+        return []
+    with reaching(places[0]):
+        fs: Any = cast(Any, places[0]).fs
+        paths = [cast(Any, place).path for place in places]
+        found = fs.cat(paths, on_error="return") if len(paths) > 1 else _cat_one(fs, paths[0])
+        for error in found.values():
+            if isinstance(error, Exception) and not isinstance(error, FileNotFoundError):
+                raise error
+        return [found[path] if isinstance(found[path], bytes) else None for path in paths]
+
+
+def _cat_one(fs: Any, path: str) -> dict[str, Any]:
+    """What fsspec gives for several, for one: it would give the bytes alone."""
+    try:
+        return {path: fs.cat_file(path)}
+    except FileNotFoundError as error:
+        return {path: error}
+
+
+def list_below(place: Path, *, anew: bool = False) -> list[str]:
+    """List what lies below a URL: relative paths with ``/``, sorted.
+
+    What is asked of single files after this, such as their size, fsspec knows from the listing; `anew` has
+    it forget what it knew before.
+    """
+    with reaching(place):
+        fs: Any = cast(Any, place).fs
+        if anew:
+            fs.invalidate_cache()
+        root = cast(Any, place).path.rstrip("/")
+        return sorted(name[len(root) + 1 :] for name in fs.find(root))
 
 
 # -- notes -------------------------------------------------------------------------------------

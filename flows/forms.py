@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dsrg.places import is_url, parse_place
 from flows.params_file import find_kind
 from tasks.errors import UserError
 from tasks.params import Params
@@ -183,10 +184,13 @@ def list_settings(values: Mapping[str, Any], project: Path) -> list[str]:
 def _list_source_settings(source: str, project: Path) -> list[str]:
     if source.strip() == "synthetic":
         return ["source.kind=synthetic", f"source.path={json.dumps(SYNTHETIC_PATH)}"]
+    if is_url(source.strip()):
+        url = source.strip()
+        return [f"source.kind={find_kind(parse_place(url))}", f"source.path={json.dumps(url)}"]
     folder, home = (project / Path(source.strip()).expanduser()).resolve(), project.resolve()
     if not folder.is_dir():
         raise UserError(
-            f"`source` must be `synthetic` or a folder of pictures on this machine, got {source!r}"
+            f"`source` must be `synthetic`, a folder of pictures on this machine, or a URL, got {source!r}"
         )
     path = folder.relative_to(home).as_posix() if folder.is_relative_to(home) else str(folder)
     kind = find_kind(folder)

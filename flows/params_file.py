@@ -11,6 +11,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from dsrg.places import PlaceError, is_url, parse_place
 from tasks.errors import UserError
 from tasks.params import check_params, check_source, expand_rounds, read_params
 from tasks.presets import read_preset
@@ -21,7 +22,7 @@ from tasks.workspace import replace_whole
 def edit_params(
     root: Path,
     *,
-    folder: Path | None = None,
+    folder: Path | str | None = None,
     preset: str | None = None,
     rounds: int | None = None,
     settings: Sequence[str] = (),
@@ -32,8 +33,8 @@ def edit_params(
     ----------
     root : Path
         The project.
-    folder : Path, optional
-        Pictures of one's own: sets ``source.path``, and ``source.kind`` to what they are.
+    folder : Path or str, optional
+        Pictures of one's own, a folder or a URL: sets ``source.path``, and ``source.kind`` to what they are.
     preset : str, optional
         Name of a set of params, which the other arguments may change.
     rounds : int, optional
@@ -58,9 +59,10 @@ def edit_params(
     values = yaml.load(before)
     kind = values["source"]["kind"]
     if folder is not None:
-        values["source"]["path"] = _locate(folder.expanduser(), root)
+        place = parse_place(folder).expanduser()
+        values["source"]["path"] = str(folder) if is_url(folder) else _locate(place, root)
         if not any(setting.startswith("source.kind=") for setting in settings):
-            values["source"]["kind"] = find_kind(folder.expanduser())
+            values["source"]["kind"] = find_kind(place)
     if rounds is not None:
         _set_rounds(values, rounds)
     for key, value in chosen.list_values().items() if chosen else ():
@@ -89,18 +91,20 @@ def _forget_kind(values: Any, settings: Sequence[str]) -> None:
 
 
 def find_kind(folder: Path) -> str:
-    """Find the kind of source that a folder is; one that is not there counts as ``folder``.
+    """Find the kind of source that a folder is, or what lies under a URL.
+
+    One that is not there counts as ``folder``.
 
     Raises
     ------
     UserError
-        The folder could be more than one kind.
+        The folder could be more than one kind, or the URL cannot be reached.
     """
     from dsrg.sources import SourceError, detect_kind
 
     try:
         return detect_kind(folder)
-    except SourceError as error:
+    except (SourceError, PlaceError) as error:
         raise UserError(str(error)) from None
 
 

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from dsrg.places import is_url
 from tasks.errors import UserError
 from tasks.params import read_params
 from tasks.workspace import WORK
@@ -106,7 +107,10 @@ def reach_pictures(project: Path, folder: Path, settings: Sequence[str]) -> None
         ``KEY=VALUE`` that the run is going to have; ``source.path`` counts if it is among them.
     """
     given = [setting.partition("=")[2] for setting in settings if setting.startswith("source.path=")]
-    path = Path(json.loads(given[-1]) if given else read_params(folder / "params.yaml").source.path)
+    text = json.loads(given[-1]) if given else read_params(folder / "params.yaml").source.path
+    if is_url(text):
+        return
+    path = Path(text)
     if not path.is_absolute() and not (folder / path).exists() and (project / path).exists():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).symlink_to(project / path, target_is_directory=True)

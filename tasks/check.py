@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from dsrg.duplicates import find_near_duplicates
+from dsrg.places import reaching
 from dsrg.sources import Source, SourceError, detect_kind
 from dsrg.sources.base import SPLITS, count_things
 from dsrg.sources.checks import check_index, summarise_data
@@ -67,8 +68,9 @@ def choose_source(
     source = params.source
     if path is None and kind is None:
         kind = source.kind
-    if path is not None and not path.is_dir():
-        raise UserError(f"`{path}` {'is a file, not a folder' if path.exists() else 'not found'}")
+    with reaching(path or ""):
+        if path is not None and not path.is_dir():
+            raise UserError(f"`{path}` {'is a file, not a folder' if path.exists() else 'not found'}")
     if kind is None and path is not None:
         try:
             kind = detect_kind(path)

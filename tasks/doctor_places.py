@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dsrg.places import PlaceError, is_url, parse_place, reaching
 from tasks.doctor import Finding, Patient
 from tasks.doctor_programs import may_write
 from tasks.doctor_versioning import locate_cache
@@ -29,6 +30,9 @@ def check_source(patient: Patient) -> Iterator[Finding]:
     if patient.params is None:
         return
     source = patient.params.source
+    if is_url(source.path):
+        yield from _check_url(source.kind, source.path)
+        return
     place = patient.root / source.path
     remedy = "dsrg run PATH, with the folder of pictures"
     if source.kind == "synthetic":
@@ -41,6 +45,20 @@ def check_source(patient: Patient) -> Iterator[Finding]:
         yield Finding("source", "problem", f"`{place}` is empty", remedy)
     else:
         yield Finding("source", "ok", f"{source.kind} {place}")
+
+
+def _check_url(kind: str, url: str) -> Iterator[Finding]:
+    try:
+        place = parse_place(url)
+        with reaching(url):
+            there = place.is_dir()
+    except PlaceError as error:
+        yield Finding("source", "problem", str(error), "see there")
+        return
+    if there:
+        yield Finding("source", "ok", f"{kind} {url}")
+    else:
+        yield Finding("source", "problem", f"`{url}` not found", "dsrg run URL, with the pictures")
 
 
 def check_locks(patient: Patient) -> Iterator[Finding]:

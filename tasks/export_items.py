@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dsrg.labels import list_present
 from dsrg.sources import Record, Source
+from dsrg.sources.base import is_file
 from dsrg.store import ImageStore
 from tasks.errors import UserError
 from tasks.ingest_verdict import open_params_source
@@ -99,8 +100,7 @@ def name_files(records: Sequence[Record]) -> list[str]:
     A drawn picture has no file: its name is its id with the suffix png.
     """
     names = [
-        PurePosixPath(record.name if isinstance(record.picture, Path) else f"{record.id}.png")
-        for record in records
+        PurePosixPath(record.name if is_file(record.picture) else f"{record.id}.png") for record in records
     ]
     common = PurePosixPath(os.path.commonpath([name.parent for name in names]))
     return [str(name.relative_to(common)) for name in names]

@@ -6,13 +6,15 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from dsrg.places import is_remote
 from dsrg.sources import Reader, Record
+from dsrg.sources.base import fetch_files
 from tasks.errors import UserError
 from tasks.workspace import replace_whole
 
@@ -91,7 +93,7 @@ def place_picture(
         Its suffix decides the format of pictures that are written anew: JPEG of quality 95, or one
         without loss. Folders are made.
     mode : {'copy', 'link', 'none'}
-        How to put files that may stay as they are.
+        How to put files that may stay as they are; those under a URL are copied.
     original_size : (height, width)
         At ingest.
     fits : callable
@@ -109,6 +111,10 @@ def place_picture(
     UserError
         The picture is gone or has another size than at ingest.
     """
+    if is_remote(record.picture):
+        with fetch_files([record], "picture") as (near,):
+            settings: dict[str, Any] = {"original_size": original_size, "fits": fits}
+            return place_picture(near, reader, target, mode="none" if mode == "none" else "copy", **settings)
     fate: Fate = "drawn"
     if isinstance(record.picture, Path):
         kind = look_at(record.picture)

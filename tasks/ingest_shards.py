@@ -15,6 +15,7 @@ from dsrg.groups import iterate_shards, write_rows
 from dsrg.image import DecodeError, place_on_canvas, scale_label_map
 from dsrg.labels import IGNORE_INDEX
 from dsrg.sources import Reader, Record, Source
+from dsrg.sources.base import fetch_files
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
 from tasks.schema import Compute
@@ -131,26 +132,26 @@ def map_source(
 def write_image_shard(job: ShardJob) -> list[Outcome]:
     """Decode the pictures of one shard and write it; broken pictures stay black."""
     block = np.zeros((len(job.records), job.canvas, job.canvas, 3), np.uint8)
-    outcomes = []
-    for slot, record in zip(block, job.records, strict=True):
-        try:
-            image, original_size = job.reader.read_scaled_image(record, job.canvas)
-        except DecodeError as error:
-            outcomes.append(Outcome(problem=f"{record.name}: {error}"))
-            continue
-        height, width = image.shape[:2]
-        slot[:height, :width] = image
-        outcomes.append(
-            Outcome(
-                digest=hashlib.sha256(slot.data).hexdigest(),
-                size=(height, width),
-                original_size=original_size,
-                look=hash_image(image),
-            )
-        )
+    with fetch_files(job.records, "picture") as records:
+        outcomes = [_fill_slot(slot, record, job) for slot, record in zip(block, records, strict=True)]
     if job.store is not None:
         write_rows(job.store, "image", job.rows, block)
     return outcomes
+
+
+def _fill_slot(slot: NDArray[np.uint8], record: Record, job: ShardJob) -> Outcome:
+    try:
+        image, original_size = job.reader.read_scaled_image(record, job.canvas)
+    except DecodeError as error:
+        return Outcome(problem=f"{record.name}: {error}")
+    height, width = image.shape[:2]
+    slot[:height, :width] = image
+    return Outcome(
+        digest=hashlib.sha256(slot.data).hexdigest(),
+        size=(height, width),
+        original_size=original_size,
+        look=hash_image(image),
+    )
 
 
 def write_truth_shard(job: ShardJob) -> list[Outcome]:
@@ -184,19 +185,20 @@ def _name_saliency(record: Record) -> str:
 def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], str]) -> list[Outcome]:
     block = np.full((len(job.records), job.canvas, job.canvas), IGNORE_INDEX, np.uint8)
     outcomes = []
-    for slot, record, picture in zip(block, job.records, job.outcomes, strict=True):
-        try:
-            found = read(record, picture.original_size)
-        except DecodeError as error:
-            outcomes.append(Outcome(problem=f"{name(record)}: {error}"))
-            continue
-        if found is None or picture.size is None:
-            outcomes.append(Outcome())
-            continue
-        slot[:] = place_on_canvas(scale_label_map(found, picture.size), job.canvas, fill=IGNORE_INDEX)
-        digest = hashlib.sha256(slot.data).hexdigest()
-        held = list_held(found) if array == "gt_label" else None
-        outcomes.append(Outcome(digest=digest, held=held))
+    with fetch_files(job.records, "mask" if array == "gt_label" else array) as records:
+        for slot, record, picture in zip(block, records, job.outcomes, strict=True):
+            try:
+                found = read(record, picture.original_size)
+            except DecodeError as error:
+                outcomes.append(Outcome(problem=f"{name(record)}: {error}"))
+                continue
+            if found is None or picture.size is None:
+                outcomes.append(Outcome())
+                continue
+            slot[:] = place_on_canvas(scale_label_map(found, picture.size), job.canvas, fill=IGNORE_INDEX)
+            digest = hashlib.sha256(slot.data).hexdigest()
+            held = list_held(found) if array == "gt_label" else None
+            outcomes.append(Outcome(digest=digest, held=held))
     if job.store is not None:
         write_rows(job.store, array, job.rows, block)
     return outcomes

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from dsrg.places import is_url
 from tasks.errors import UserError
 from tasks.schema import Crf, Params, Round, expand_rounds
 
@@ -101,8 +102,10 @@ def check_source(params: Params, root: Path) -> None:
     Raises
     ------
     ParamsError
-        ``source.path`` names no directory; relative paths start at `root`.
+        ``source.path`` names no directory; relative paths start at `root`. URLs are not looked at.
     """
+    if is_url(params.source.path):
+        return  # ingest reaches for it, and says in one line if it cannot
     folder = root / params.source.path
     if params.source.kind != "synthetic" and not folder.is_dir():
         what = "is a file" if folder.is_file() else "not found"

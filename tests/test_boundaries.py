@@ -152,6 +152,7 @@ def test_every_third_party_import_is_declared():
     import_names = {
         "PIL": "pillow",
         "skimage": "scikit_image",
+        "upath": "universal_pathlib",
         "ruamel": "ruamel.yaml",
         "pydensecrf": "pydensecrf2",
         "networkx": "dvc",

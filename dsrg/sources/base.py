@@ -9,21 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.image import fit_size, read_image, read_mask, read_scaled_image, scale_image
+from dsrg.places import fetch, is_remote, list_below, reaching
 from dsrg.sources.files import compose, describe_strange_name, strip_suffix
 from dsrg.sources.regions import Drawing
 
 SPLITS = ("train", "val")
 MAX_LINES = 50
+_FETCHED = 16  # files at a time: so many lie in memory
 
 
 class SourceError(Exception):
@@ -91,6 +94,48 @@ class Record:
     mask: Path | Drawing | None = None
     saliency: Path | None = None
     mask_name: str = ""
+
+
+def is_file(place: Path | Drawing | int | None) -> TypeGuard[Path]:
+    """Tell whether what a record names is a file, here or under a URL."""
+    return isinstance(place, Path) or is_remote(place)
+
+
+@contextlib.contextmanager
+def fetch_files(records: Sequence[Record], what: str) -> Iterator[tuple[Record, ...]]:
+    """Fetch the files of records that lie under a URL, many at a time, for as long as the block lasts.
+
+    Parameters
+    ----------
+    records : sequence of Record
+    what : str
+        Which of their files: ``picture``, ``mask`` or ``saliency``.
+
+    Yields
+    ------
+    tuple of Record
+        The same, but that they name copies on this machine. Of a file that is gone there is none.
+
+    Raises
+    ------
+    PlaceError
+        The URL cannot be reached.
+    """
+    away = [number for number, record in enumerate(records) if is_remote(getattr(record, what))]
+    if not away:
+        yield tuple(records)
+        return
+    with tempfile.TemporaryDirectory(prefix="dsrg-") as folder:
+        near = list(records)
+        for start in range(0, len(away), _FETCHED):
+            numbers = away[start : start + _FETCHED]
+            contents = fetch([getattr(records[number], what) for number in numbers])
+            for number, content in zip(numbers, contents, strict=True):
+                copy = Path(folder) / f"{number}-{getattr(records[number], what).name}"
+                near[number] = replace(records[number], **{what: copy})  # type: ignore[arg-type]
+                if content is not None:
+                    copy.write_bytes(content)
+        yield tuple(near)
 
 
 class Reader(Protocol):
@@ -194,11 +239,15 @@ def listing(path: Path, wanted: str, *, file: str = "is a file, not a folder") -
     file : str
         What is said of a file.
     """
-    if not path.is_dir():
-        what = file if path.exists() else "not found"
-        raise SourceError(str(path), [f"{what}. Set `source.path` to {wanted}"])
+    with reaching(path):
+        if is_remote(path):
+            list_below(path, anew=True)
+        if not path.is_dir():
+            what = file if path.exists() else "not found"
+            raise SourceError(str(path), [f"{what}. Set `source.path` to {wanted}"])
     try:
-        yield
+        with reaching(path) if is_remote(path) else contextlib.nullcontext():
+            yield
     except UnicodeEncodeError as error:
         raise SourceError(str(path), [describe_strange_name(error)]) from error
     except OSError as error:
@@ -254,7 +303,7 @@ def digest_records(classes: Sequence[str], records: Sequence[Record], lists: Seq
     """
     digest = hashlib.sha256(repr(tuple(classes)).encode())
     for record in records:
-        files = [f for f in (record.picture, record.mask, record.saliency) if isinstance(f, Path)]
+        files = [f for f in (record.picture, record.mask, record.saliency) if is_file(f)]
         marks = _mark_files(files)
         digest.update(repr((record.id, record.split, record.image_labels.tolist(), marks)).encode())
     digest.update(repr(_mark_files(lists)).encode())
@@ -262,4 +311,4 @@ def digest_records(classes: Sequence[str], records: Sequence[Record], lists: Seq
 
 
 def _mark_files(files: Sequence[Path]) -> list[tuple[int, int]]:
-    return [(stat.st_size, stat.st_mtime_ns) for stat in (file.stat() for file in files)]
+    return [(stat.st_size, int(stat.st_mtime * 1e9)) for stat in (file.stat() for file in files)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dsrg.places import reaching
 from dsrg.sources.base import SourceError
 from dsrg.sources.folder import TABLES
 from dsrg.sources.voc import find_devkits
@@ -23,6 +24,11 @@ def detect_kind(path: Path) -> str:
     SourceError
         The folder could be more than one kind.
     """
+    with reaching(path):
+        return _detect_kind(path)
+
+
+def _detect_kind(path: Path) -> str:
     signs = {
         "folder": next((name for name in TABLES if (path / name).is_file()), ""),
         "voc": "ImageSets/Segmentation" if find_devkits(path) else "",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dsrg.image import PICTURE_SUFFIXES
+from dsrg.places import is_remote, list_below
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,19 @@ def describe_strange_name(error: UnicodeEncodeError) -> str:
 def walk(root: Path, *, leave_out: Sequence[str] = ()) -> Iterable[str]:
     """Walk over files, hidden ones and folders `leave_out` at the top excepted; relative, with ``/``.
 
-    Linked folders are followed, each but once.
+    Linked folders are followed, each but once. The root may be a URL.
 
     Raises
     ------
     UnicodeEncodeError
         A name is no UTF-8, as in archives of old systems: neither lists nor stores could name the file.
     """
+    if is_remote(root):
+        for name in list_below(root):
+            parts = name.split("/")
+            if parts[0] not in leave_out and not any(part.startswith(".") for part in parts):
+                yield name
+        return
     seen: set[str] = set()
 
     def refuse(error: OSError) -> None:

@@ -32,6 +32,7 @@ from dsrg.sources.base import (
     SourceError,
     digest_records,
     find_clashes,
+    is_file,
     listing,
     make_id,
 )
@@ -57,7 +58,7 @@ class FolderReader(FileReader):
 
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none."""
-        return read_mask(record.mask) if isinstance(record.mask, Path) else None
+        return read_mask(record.mask) if is_file(record.mask) else None
 
 
 def open_folder(path: Path) -> Source:

@@ -20,6 +20,7 @@ AffinityNet (Ahn and Kwak, CVPR 2018) and IRNet (Ahn et al., CVPR 2019).
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 from dsrg.image import DecodeError, read_mask
 from dsrg.labels import BACKGROUND, IGNORE_INDEX
+from dsrg.places import fetch, is_remote
 from dsrg.sources.base import (
     FileReader,
     Record,
@@ -38,6 +40,7 @@ from dsrg.sources.base import (
     count_things,
     digest_records,
     find_clashes,
+    is_file,
     listing,
     make_id,
 )
@@ -72,7 +75,7 @@ class VocReader(FileReader):
 
     def read_gt_label(self, record: Record) -> NDArray[np.uint8] | None:
         """Read one mask: (H, W) uint8, or None where there is none."""
-        if not isinstance(record.mask, Path):
+        if not is_file(record.mask):
             return None
         stored = read_mask(record.mask)
         check_ids(stored, num_classes=len(self.class_ids))
@@ -264,12 +267,18 @@ def _read_objects(root: Path, entries: Sequence[_Entry], problems: list[str]) ->
     if not folder.is_dir():
         problems.append(f"has no Annotations to take image labels from: add them, or {_BY_MASKS}")
         return [set() for _ in entries]
-    return [_read_object_names(folder / f"{entry.stem}.xml", entry, problems) for entry in entries]
+    paths = [folder / f"{entry.stem}.xml" for entry in entries]
+    away = fetch(paths) if is_remote(folder) else [None] * len(paths)
+    return [
+        _read_object_names(path, content, entry, problems)
+        for path, content, entry in zip(paths, away, entries, strict=True)
+    ]
 
 
-def _read_object_names(path: Path, entry: _Entry, problems: list[str]) -> set[str]:
+def _read_object_names(path: Path, content: bytes | None, entry: _Entry, problems: list[str]) -> set[str]:
+    """Read the names of one annotation, whose `content` is given if it lies under a URL."""
     try:
-        tree = ET.parse(path)  # noqa: S314 - expat itself ends entities that grow, and fetches none
+        tree = ET.parse(path if content is None else io.BytesIO(content))  # noqa: S314 - expat itself ends entities that grow, and fetches none
     except FileNotFoundError:
         problems.append(
             f"{entry.place}: no Annotations/{path.name} to take image labels from: add it, or {_BY_MASKS}"

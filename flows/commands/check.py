@@ -41,7 +41,8 @@ class ImageLabels(StrEnum):
 )
 def check(
     path: Annotated[
-        Path | None, typer.Argument(help="Folder of pictures.", show_default="source.path of params.yaml")
+        str | None,
+        typer.Argument(help="Folder of pictures, or URL.", show_default="source.path of params.yaml"),
     ] = None,
     kind: Annotated[
         Kind | None,
@@ -60,23 +61,31 @@ def check(
 
     Nothing is written. Every picture and mask is decoded, as ingest does it.
     """
+    from dsrg.places import is_remote, parse_place
     from tasks.check import check, choose_source
     from tasks.check_page import show_report
     from tasks.params import read_params
 
     params = choose_source(
         read_params(root / "params.yaml"),
-        path.expanduser().resolve() if path else None,
+        _find_place(path) if path else None,
         kind=kind,
         categories=[name.strip() for name in (categories or "").split(",") if name.strip()],
         image_labels=image_labels,
     )
-    place = Path(params.source.path)
+    place = parse_place(params.source.path)
     with console.keep_stdout_free(json):
-        report = check(params, place if path else root / place)
+        report = check(params, place if path or is_remote(place) else root / place)
     if json:
         console.print_json(report)
     else:
         show_report(report, params)
     if report["problems"]:
         raise typer.Exit(1)
+
+
+def _find_place(path: str) -> Path:
+    from dsrg.places import is_remote, parse_place
+
+    place = parse_place(path)
+    return place if is_remote(place) else place.expanduser().resolve()

@@ -18,13 +18,16 @@ app = open_group()
         ("dsrg run", "what params.yaml says"),
         ("dsrg run ~/birds", "your own pictures"),
         ("dsrg run ~/birds --preset quick", "a first look at them"),
+        ("dsrg run s3://bucket/birds", "on an object store"),
         ("dsrg run --rounds 3 --set train.lr=0.01", ""),
         ("dsrg run --wait", "after the run that is going on"),
     )
     + "\n\nChanges are written to params.yaml, comments kept. Stages already done are not run again."
 )
 def run(
-    path: Annotated[Path | None, typer.Argument(help="Folder of pictures of your own.")] = None,
+    path: Annotated[
+        str | None, typer.Argument(help="Folder of pictures of your own, or URL (s3://BUCKET/FOLDER).")
+    ] = None,
     preset: Annotated[
         str | None, typer.Option(metavar="NAME", help="A set of params: see dsrg presets.")
     ] = None,
