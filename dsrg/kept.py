@@ -164,7 +164,7 @@ class KeptStore(RemoteStore):
             return False
         self._touched.add(key)
         self._fetched += 1
-        if self._fetched % _FETCHES == 1:
+        if (self._fetched - 1) % _FETCHES == 0:
             make_room(locate_copies(), float(os.environ.get(LIMIT, DEFAULT_GB)) * 1e9)
         return True
 

@@ -181,12 +181,8 @@ def write_manifest(place: Path) -> Note:
     with reaching(place):
         fs: Any = cast(Any, place).fs
         root = cast(Any, place).path
-        found = fs.find(root, detail=True)
-        objects = {
-            name[len(root) :].lstrip("/"): (int(about["size"]), _find_checksum(about))
-            for name, about in found.items()
-            if not name.endswith(f"/{MANIFEST}")
-        }
+        objects = _list_objects(fs, root)
+        objects.pop(MANIFEST, None)
         text = json.dumps(objects, sort_keys=True)
         (place / MANIFEST).write_text(text, encoding="utf-8")
         attributes = json.loads((place / "zarr.json").read_text(encoding="utf-8"))["attributes"]
@@ -197,6 +193,22 @@ def write_manifest(place: Path) -> Note:
         bytes=sum(size for size, _ in objects.values()),
         attributes=attributes,
     )
+
+
+def digest_below(url: str) -> str:
+    """Digest names, sizes and checksums of all that lies below a URL, as it is now."""
+    place: Any = parse_place(url)
+    with reaching(url):
+        place.fs.invalidate_cache()
+        found = _list_objects(place.fs, place.path)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _list_objects(fs: Any, root: str) -> dict[str, tuple[int, str]]:
+    return {
+        name[len(root) :].lstrip("/"): (int(about["size"]), _find_checksum(about))
+        for name, about in fs.find(root, detail=True).items()
+    }
 
 
 def _find_checksum(about: dict[str, Any]) -> str:

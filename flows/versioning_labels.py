@@ -107,6 +107,8 @@ def restore_labels(root: Path, run: str, *, round_key: str | None = None, folder
                     f"`dvc push` them where they are ({_shorten(error)})"
                 ) from error
             finally:
+                if partial.is_file():  # a note about a store elsewhere
+                    partial.unlink()
                 shutil.rmtree(partial, ignore_errors=True)
     return place
 

@@ -234,7 +234,7 @@ def _locate_labels(params: Params, workspace: Workspace, settings: Settings) -> 
     if settings.what == "cues" and key is not None:
         raise UserError(f"cues belong to no round, got --round {key}: leave it out")
     if settings.labels is not None:
-        if not settings.labels.is_dir():
+        if not settings.labels.exists():
             raise UserError(
                 f"--labels must be a store such as `dsrg labels restore` makes, got `{settings.labels}`"
             )
@@ -243,8 +243,8 @@ def _locate_labels(params: Params, workspace: Workspace, settings: Settings) -> 
         return workspace.path(place), None
     key = params.round_keys[-1] if key is None else key
     store = workspace.path(place.format(key))
-    if not store.is_dir():
-        here = [r for r in _list_rounds(workspace) if workspace.path(place.format(r)).is_dir()]
+    if not store.exists():
+        here = [r for r in _list_rounds(workspace) if workspace.path(place.format(r)).exists()]
         hint = f"there are those of round {', '.join(here)}; or run" if here else "run"
         raise UserError(f"`{store.relative_to(workspace.root)}` not found: {hint} `dvc repro {stage}@{key}`")
     return store, key

@@ -17,6 +17,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from dsrg.places import digest_below, is_url
 from tasks.errors import UserError
 from tasks.params import Params, read_params
 
@@ -101,7 +102,7 @@ def list_inputs(
 def _look_at(
     root: Path, deps: Sequence[str], values: Mapping[str, Any], keys: Sequence[str]
 ) -> dict[str, str]:
-    seen = {dep: _digest(root / dep) for dep in deps}
+    seen = {dep: digest_below(dep) if is_url(dep) else _digest(root / dep) for dep in deps}
     return seen | {f"params.yaml: {key}": repr(_look_up(values, key)) for key in keys}
 
 

@@ -137,6 +137,8 @@ class StageWork:
         shutil.rmtree(replaced, ignore_errors=True)
         if place.is_dir() and not place.is_symlink():
             place.rename(replaced)
+        elif source.is_dir():
+            place.unlink(missing_ok=True)  # a note: folders replace no files
         os.replace(source, place)
         _sync_folder(place.parent)
         shutil.rmtree(replaced, ignore_errors=True)
