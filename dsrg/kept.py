@@ -67,6 +67,11 @@ class RemoteStore(WrapperStore[FsspecStore]):
         with reaching(self.url):
             await self._store.delete(key)
 
+    async def delete_dir(self, prefix: str) -> None:
+        """Remove all objects below a prefix: Zarr begins a new group so."""
+        with reaching(self.url):
+            await self._store.delete_dir(prefix)
+
 
 class KeptStore(RemoteStore):
     """The same to be read only; whole shards are kept in a folder of this machine.

@@ -96,7 +96,7 @@ class ObjectStore:
     def delete(self, key: str) -> None:
         self.client.delete_object(Bucket=BUCKET, Key=key)
 
-    def count_requests(self) -> list[tuple[str, str]]:
+    def list_requests(self) -> list[tuple[str, str]]:
         """List method and path of all requests so far, out of the server's log."""
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if '] "' in line]
         asked = [line.partition('] "')[2].split(" HTTP/")[0].replace("\x1b[0m", "") for line in lines]

@@ -13,7 +13,7 @@ import pytest
 from compose_services import BINARIES, COMPOSE, PROJECT, Services, fill_in, read_compose, read_example
 from served_project import ServedProject, list_studies
 from tiny_project import build_params, write_params
-from toy_project import commit, copy_project
+from toy_project import commit, copy_project, run_dvc
 
 DOCKER = PROJECT / "docker"
 PASSWORDS = ("POSTGRES_PASSWORD", "PREFECT_DB_PASSWORD", "MLFLOW_DB_PASSWORD", "S3_SECRET_KEY")
@@ -83,7 +83,8 @@ def test_its_services_do_a_run(tmp_path: Path) -> None:
     (root / "docker").mkdir()
     for name in ("make_bucket.py", "compose.yaml"):
         (root / "docker" / name).write_text((DOCKER / name).read_text())
-    write_params(build_params(reference={"enabled": False}), root)
+    write_params(build_params(reference={"enabled": False}, compute={"stores": "s3://dsrg/stores"}), root)
+    run_dvc(root, "remote", "add", "-d", "objects", "s3://dsrg/dvc")
     commit(root)
     variables = {**read_example(), **{name: f"secret{number}" for number, name in enumerate(PASSWORDS)}}
     with Services(tmp_path, root, variables) as services:
@@ -109,7 +110,7 @@ def test_its_services_do_a_run(tmp_path: Path) -> None:
         environment = services.environment("mlflow")
         store = boto3.client(
             "s3",
-            endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"],
+            endpoint_url=environment["AWS_ENDPOINT_URL"],
             aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
@@ -117,6 +118,15 @@ def test_its_services_do_a_run(tmp_path: Path) -> None:
         kept = [item["Key"] for item in store.list_objects_v2(Bucket="mlflow")["Contents"]]
         assert any(key.endswith("segmenter.safetensors") for key in kept), kept
         assert any(key.endswith("report.html") for key in kept), kept
+        with pytest.MonkeyPatch.context() as patch:  # what runs made, from a shell of the worker
+            for name, value in services.environment("worker-cpu").items():
+                patch.setenv(name, value)
+            (name,) = run_dvc(root, "exp", "list", "--name-only").split()
+            run_dvc(root, "exp", "apply", name)
+            run_dvc(root, "push")
+        kept = [item["Key"] for item in store.list_objects_v2(Bucket="dsrg")["Contents"]]
+        assert any("/pseudo_labels.zarr/pseudo_label/c/" in key for key in kept), kept
+        assert any(key.startswith("dvc/files/md5/") for key in kept), kept
         refused = httpx.get(f"{mlflow}/api/2.0/mlflow/experiments/search", headers={"Host": "evil.example"})
         assert refused.status_code == httpx.codes.FORBIDDEN
         for name in ("prefect", "mlflow"):
