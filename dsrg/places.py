@@ -155,11 +155,12 @@ class Note:
 
 def read_note(path: Path) -> Note | None:
     """Read the note in the place of a store; None where there is none."""
-    if is_remote(path) or not path.is_file():
-        return None
+    return None if is_remote(path) or not path.is_file() else _parse_note(path.read_bytes())
+
+
+def _parse_note(text: bytes) -> Note | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return Note(**found)
+        return Note(**json.loads(text))
     except (ValueError, TypeError):
         return None
 
@@ -219,12 +220,45 @@ def _find_checksum(about: dict[str, Any]) -> str:
     return secrets.token_hex(16)  # never equal to another
 
 
-def stands(note: Note) -> bool:
-    """Tell whether what a note names is still there, whole as far as its manifest tells."""
-    place = parse_place(note.store)
+def find_equal(note: Note, home: str) -> Note:
+    """Find the first store of equal content below a URL, which may be the one that `note` is about.
+
+    Parameters
+    ----------
+    note : Note
+    home : str
+        The URL; the first of all equal ones is written down there.
+    """
+    place = _locate_equal(home, note.content)
+    with reaching(place):
+        found = _parse_note(place.read_bytes()) if place.exists() else None
+        if found is not None and found.content == note.content and _stands(found):
+            return found
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(note.format(), encoding="utf-8")
+    return note
+
+
+def forget_content(place: Path, home: str) -> None:
+    """Have a store no longer be the first of its content below a URL: it is about to be removed."""
     with reaching(place):
         manifest = place / MANIFEST
-        return manifest.exists() and hashlib.sha256(manifest.read_bytes()).hexdigest() == note.content
+        if manifest.exists():
+            equal = _locate_equal(home, hashlib.sha256(manifest.read_bytes()).hexdigest())
+            first = _parse_note(equal.read_bytes()) if equal.exists() else None
+            if first is not None and first.store == str(place):
+                equal.unlink()
+
+
+def _locate_equal(home: str, content: str) -> Path:
+    """Locate what says which store of a content was the first below a URL."""
+    return parse_place(f"{home.rstrip('/')}/contents/{content}.json")
+
+
+def _stands(note: Note) -> bool:
+    """Tell whether what a note names is still there, whole as far as its manifest tells."""
+    manifest = parse_place(note.store) / MANIFEST
+    return manifest.exists() and hashlib.sha256(manifest.read_bytes()).hexdigest() == note.content
 
 
 def remove_tree(place: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from flows.commands import check, doctor, download, export, labels, pipeline, predict, report, serve
+from flows.commands import check, doctor, download, export, labels, pipeline, predict, report, serve, stores
 from flows.commands.options import list_examples, open_group
 from tasks import console
 from tasks.errors import UserError, describe_os_error
@@ -31,7 +31,7 @@ app = open_group(
     help="Pixel labels and a segmenter from image-level labels.",
     epilog=EXAMPLES + "\n" + EXIT_STATUS,
 )
-for group in (check, pipeline, report, predict, export, download, serve, labels, doctor):
+for group in (check, pipeline, report, predict, export, download, serve, labels, stores, doctor):
     app.add_typer(group.app)
 
 
@@ -47,6 +47,11 @@ def guard(command: Callable[[], Any]) -> int:
         if message is None:
             raise
         console.fail(message)
+        return 2
+    except Exception as error:
+        if type(error).__module__ != "dsrg.places":  # an object store that refuses
+            raise
+        console.fail(str(error))
         return 2
     return 0
 

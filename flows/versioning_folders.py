@@ -28,6 +28,12 @@ def share_cache(project: Path, folder: Path) -> None:
         settings.setdefault("cache", {}).update(dir=cache, type=["reflink", "hardlink", "copy"])
 
 
+def find_cache(root: Path) -> Path:
+    """Find the folder of a project's DVC cache."""
+    with open_repo(root) as repo:
+        return Path(repo.cache.local_cache_dir)
+
+
 def restore_outputs(root: Path) -> None:
     """Bring back every output that ``dvc.lock`` names and the cache holds; leave out the rest."""
     from dvc.exceptions import CheckoutError

@@ -24,12 +24,12 @@ from typing import Any, TextIO
 
 from dsrg.places import (
     PlaceError,
+    find_equal,
     is_remote,
     is_url,
     parse_place,
     read_note,
     remove_tree,
-    stands,
     write_manifest,
 )
 from tasks.errors import UserError
@@ -38,7 +38,7 @@ NO_STORES = "none"
 
 WORK = ".work"
 _PUBLISHING = "publishing"
-_AWAY = "away.json"  # where the stores that are built under a URL lie
+AWAY = "away.json"  # where the stores that are built under a URL lie
 _CODE_ROOTS = ("dsrg", "tasks")
 
 
@@ -151,16 +151,17 @@ class StageWork:
             about = self.directory.parent.name.replace("@", "-")
             token = secrets.token_hex(8)  # another attempt, or another project, must never write there too
             away[name] = f"{self._stores.rstrip('/')}/{about}/{self.directory.name}-{token}/{name}"
-            with replace_whole(self.directory / _AWAY) as partial:
+            with replace_whole(self.directory / AWAY) as partial:
                 partial.write_text(json.dumps(away), encoding="utf-8")
         return parse_place(away[name])
 
     def _publish_away(self, source: Path, place: Path) -> Path:
-        """Put a note about a store under a URL in its place, unless the one there is about an equal store."""
-        note, before = write_manifest(source), read_note(place)
+        """Put a note in the place of a store under a URL: about an equal one, if there was one before.
+
+        Equal notes let DVC skip what comes after. What was built for nothing is removed with this work.
+        """
+        note = find_equal(write_manifest(source), self._stores)
         (self.directory / _PUBLISHING).touch()
-        if before is not None and before.content == note.content and stands(before):
-            return place  # what was built is removed with this work
         if place.is_dir() and not place.is_symlink():
             shutil.rmtree(place)
         with replace_whole(place) as partial:
@@ -293,7 +294,7 @@ def _lock(path: Path, name: str) -> Iterator[TextIO]:
 def _read_away(directory: Path) -> dict[str, str]:
     """Read where the stores lie that a work folder builds under a URL."""
     try:
-        return dict(json.loads((directory / _AWAY).read_text(encoding="utf-8")))
+        return dict(json.loads((directory / AWAY).read_text(encoding="utf-8")))
     except FileNotFoundError:
         return {}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -31,7 +32,7 @@ from toy_project import build_environment, commit, copy_project, run_dsrg, run_d
 
 from dsrg import kept
 from dsrg.places import PlaceError, read_note
-from dsrg.store import ImageStore
+from dsrg.store import ImageStore, LabelStore, create_score_store
 from tasks import cluster
 from tasks.params import Params
 from tasks.workspace import Workspace
@@ -92,7 +93,7 @@ def test_the_whole_method_makes_the_same_bytes_there(objects: ObjectStore, tmp_p
     others += ["metrics/ingest.json", "metrics/baseline.json", "metrics/rounds/2/evaluate.json"]
     assert hash_outputs(far.root, others) == hash_outputs(near.root, others)
     assert {key.split("/")[1] for key in objects.list("whole")} == {
-        *("ingest", "cams", "cues", "relabel-1", "relabel-2", "refine-1", "refine-2")
+        *("ingest", "cams", "cues", "relabel-1", "relabel-2", "refine-1", "refine-2", "contents")
     }
 
 
@@ -186,6 +187,7 @@ def test_a_stage_that_was_killed_goes_on_and_leaves_nothing_behind(
         assert found == read_far(objects, undisturbed.path(place))
     notes = [read_note(workspace.path(place)) for place in made]
     prefixes = tuple(note.store.removeprefix(f"{objects.url}/") + "/" for note in notes if note is not None)
+    prefixes += (f"{prefix}/contents/",)
     assert [key for key in ended if not key.startswith(prefixes)] == [], "left behind"
 
 
@@ -276,6 +278,10 @@ def test_dvc_versions_what_lies_there(objects: ObjectStore, tmp_path: Path) -> N
     assert read_far(objects, root / "data/images.zarr") != first["data/images.zarr"]
     commit(root)
 
+    listed = {found["url"]: found["named_by"] for found in list_stores(root)}
+    assert sorted(listed.values()) == ["an earlier run"] * 3 + ["this project"] * 11, "masks are the same"
+    assert {read_note(place).store for place in (root / "data").rglob("*.zarr")} <= set(listed)  # type: ignore[union-attr]
+
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", str(root), str(clone)], check=True)
     subprocess.run(["git", "-C", str(clone), "checkout", "-q", "first"], check=True)
@@ -309,3 +315,45 @@ def test_a_run_of_pictures_that_lie_there(objects: ObjectStore, tmp_path: Path) 
     out = tmp_path / "exported"
     run_dsrg(root, "export", "labels", "--format", "coco", "--out", str(out))
     assert len(list(out.rglob("*.png"))) >= 4
+
+
+def list_stores(root: Path) -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(run_dsrg(root, "stores", "list", "--json"))
+    return found
+
+
+def test_stores_that_nothing_names_are_removed(objects: ObjectStore, tmp_path: Path) -> None:
+    root = copy_project(tmp_path / "project")
+    params = on(objects, "pruned")
+    write_params(params, root)
+    workspace = Workspace(root)
+    with without_tracking():
+        for stage in ("ingest", "classify", "cams", "cues"):
+            run_stage(params, workspace, stage)
+        before = {found["url"] for found in list_stores(root)}
+        run_stage(
+            build_params(compute={"stores": f"{objects.url}/pruned"}, cues={"spread": 2.0}), workspace, "cues"
+        )
+    with (
+        pytest.raises(InterruptedError),
+        workspace.stage("cams", fingerprint={}, stores=params.compute.stores) as w,
+    ):
+        create_score_store(w.partial("cams.zarr"), "cam", count=3, planes=1, grid=4, attributes={})
+        raise InterruptedError
+    named = {found["url"]: found["named_by"] for found in list_stores(root)}
+    assert len(named) == len(before) + 2
+    (old,) = [url for url, by in named.items() if not by]
+    assert "/cues/" in old
+    assert [by for url, by in named.items() if "/cams/" in url and url not in before] == [
+        "work to go on with"
+    ]
+    assert "nothing to remove" in run_dsrg(root, "stores", "prune")
+    assert "nothing was removed" in run_dsrg(root, "stores", "prune", "--days", "0")
+    assert set(named) == {found["url"] for found in list_stores(root)}
+    assert "removed 1 of them" in run_dsrg(root, "stores", "prune", "--days", "0", "--yes")
+    assert set(named) - {old} == {found["url"] for found in list_stores(root)}
+    prefix = old.removeprefix(f"{objects.url}/")
+    left = objects.list("pruned")
+    assert not [key for key in left if key.startswith(prefix)]
+    assert not [key for key in left if "/contents/" in key and old.encode() in objects.read(key)]
+    LabelStore(root / CUES, "cue", stage="cues").read(0, (96, 96))
