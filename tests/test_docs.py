@@ -150,7 +150,7 @@ def test_variables_of_the_operations_are_read_by_the_code(project_root: Path):
     )
     said = {
         text
-        for floor in ("tasks", "flows")
+        for floor in ("dsrg", "tasks", "flows")
         for module in list_modules(floor)
         for text in iterate_strings(module)
     }
