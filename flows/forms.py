@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dsrg.places import is_url, parse_place
+from dsrg.places import is_url
 from flows.params_file import find_kind
 from tasks.errors import UserError
 from tasks.params import Params
@@ -186,7 +186,7 @@ def _list_source_settings(source: str, project: Path) -> list[str]:
         return ["source.kind=synthetic", f"source.path={json.dumps(SYNTHETIC_PATH)}"]
     if is_url(source.strip()):
         url = source.strip()
-        return [f"source.kind={find_kind(parse_place(url))}", f"source.path={json.dumps(url)}"]
+        return [f"source.kind={find_kind(url)}", f"source.path={json.dumps(url)}"]
     folder, home = (project / Path(source.strip()).expanduser()).resolve(), project.resolve()
     if not folder.is_dir():
         raise UserError(

@@ -90,7 +90,7 @@ def _forget_kind(values: Any, settings: Sequence[str]) -> None:
             _put(values, f"source.{name}", value, "source.kind")
 
 
-def find_kind(folder: Path) -> str:
+def find_kind(folder: Path | str) -> str:
     """Find the kind of source that a folder is, or what lies under a URL.
 
     One that is not there counts as ``folder``.
@@ -103,7 +103,7 @@ def find_kind(folder: Path) -> str:
     from dsrg.sources import SourceError, detect_kind
 
     try:
-        return detect_kind(folder)
+        return detect_kind(parse_place(folder))
     except (SourceError, PlaceError) as error:
         raise UserError(str(error)) from None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from dsrg.meeting import Call, Meeting
+from dsrg.places import is_remote
 from tasks import console
 from tasks.cluster import describe_code
 from tasks.errors import UserError
@@ -63,7 +64,7 @@ def call_others(root: Path, params: Params, what: str, inputs: Sequence[Path]) -
             what,
             nodes=params.compute.nodes,
             code=describe_code(),
-            files=[path / "zarr.json" if path.suffix == ".zarr" else path for path in inputs],
+            files=[_name_witness(path) for path in inputs if not is_remote(path)],  # a URL is one for all
             seconds=WAIT_SECONDS,
             on_wait=lambda missing: console.say(
                 f"Nodes    waits for {missing} more, call {meeting.call.name}: dsrg join, on each machine"
@@ -74,6 +75,11 @@ def call_others(root: Path, params: Params, what: str, inputs: Sequence[Path]) -
         stack.callback(place.unlink, missing_ok=True)
         _write_call(place, meeting.call)
         yield meeting
+
+
+def _name_witness(path: Path) -> Path:
+    """Name the file that tells one state of a store, or a file, from another."""
+    return path / "zarr.json" if path.suffix == ".zarr" else path
 
 
 def _write_call(place: Path, call: Call) -> None:

@@ -6,6 +6,7 @@ import inspect
 import shutil
 from pathlib import Path
 
+import fsspec
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
@@ -95,10 +96,20 @@ def test_a_filled_in_form_changes_its_keys_only(project_root: Path, tmp_path: Pa
 
 
 def test_a_missing_folder_and_a_bare_word_are_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="folder of pictures on this machine, got '/no/such'"):
+    with pytest.raises(UserError, match="folder of pictures on this machine, or a URL, got '/no/such'"):
         list_settings({"source": "/no/such"}, tmp_path)
     with pytest.raises(UserError, match=r"KEY=VALUE, such as cams\.size=512, got 'fast'"):
         list_settings({"more": "fast"}, tmp_path)
+
+
+def test_a_url_is_a_source():
+    fsspec.filesystem("memory").pipe_file("/photos/labels.csv", b"id,classes\n")
+    assert list_settings({"source": " memory://photos "}, Path()) == [
+        "source.kind=folder",
+        'source.path="memory://photos"',
+    ]
+    with pytest.raises(UserError, match="`nowhere://photos` cannot be used: Unsupported filesystem"):
+        list_settings({"source": "nowhere://photos"}, Path())
 
 
 def test_names_of_fields_are_keys(params: Params):

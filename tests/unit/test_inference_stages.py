@@ -29,7 +29,9 @@ def ready(pictures: int, **changes: Any) -> inference.Ready:
         "engine": "openvino",
         "workers": 3,
         "cluster": "none",
+        "stores": "none",
         "devices": 1,
+        "nodes": 1,
         **changes,
     }
     return make_ready(Double(), Compute.model_validate(settings), pictures=pictures)
