@@ -6,6 +6,7 @@ A picture that stands in both splits, or nearly so, makes scores look better tha
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ _SIDE = 32
 _FREQUENCIES = 8
 _GAP = 3.0  # shrunk to three times the side by plain means first: a tenth of the time
 _MAX_PAIRS_AT_ONCE = 2**18  # 2 MB: more leave the cache
+_BITS = 64
+_SPARE_BANDS = 2  # beside those that differing bits may spoil
+_SORTING = 100  # pairs that are compared in the time in which one hash is sorted
 
 
 def hash_image(image: NDArray[np.uint8]) -> int:
@@ -58,6 +62,10 @@ def find_near_duplicates(
 ) -> NDArray[np.int64]:
     """Find all pairs of hashes that differ in at most `max_bits` bits.
 
+    Many hashes are not compared each with each: of a few bands that they are cut into, those that no
+    differing bit lies in are equal, so that only hashes that are equal there need be compared. Time then
+    grows as the number of hashes, not as its square.
+
     Parameters
     ----------
     hashes : (A,) uint64
@@ -70,14 +78,54 @@ def find_near_duplicates(
     (M, 3) int64
         Position in `hashes`, position in `others`, number of differing bits; in this order.
 
+    References
+    ----------
+    Multi-index hashing: Norouzi, Punjani and Fleet, CVPR 2012, here with several bands that must be equal.
+
     Examples
     --------
     >>> hashes, others = np.array([0b0000, 0b1111], np.uint64), np.array([0b0001], np.uint64)
     >>> find_near_duplicates(hashes, others, max_bits=1).tolist()
     [[0, 0, 1]]
     """
-    found = list(_compare_blocks(hashes, others, max_bits))
-    return np.concatenate(found) if found else np.zeros((0, 3), np.int64)
+    masks = _list_masks(max_bits)
+    each = 1 + len(masks) * len(others) / 2 ** masks[0].bit_count()
+    by_bands = len(hashes) * each + _SORTING * len(masks) * (len(hashes) + len(others))
+    if by_bands >= len(hashes) * len(others):
+        found = list(_compare_blocks(hashes, others, max_bits))
+        return np.concatenate(found) if found else np.zeros((0, 3), np.int64)
+    found = [part for mask in masks for part in _compare_equal(hashes, others, np.uint64(mask), max_bits)]
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _list_masks(max_bits: int) -> list[int]:
+    """List which bits to compare first: two hashes that are near each other are equal under one of them."""
+    count = min(max_bits + _SPARE_BANDS, _BITS)
+    edges = [round(number * _BITS / count) for number in range(count + 1)]
+    bands = [(1 << end) - (1 << start) for start, end in zip(edges, edges[1:], strict=False)]
+    return [sum(chosen) for chosen in combinations(bands, min(_SPARE_BANDS, count - 1) or 1)]
+
+
+def _compare_equal(
+    hashes: NDArray[np.uint64], others: NDArray[np.uint64], mask: np.uint64, max_bits: int
+) -> Iterator[NDArray[np.int64]]:
+    """Compare the hashes that are equal under a mask."""
+    order = np.argsort(others & mask, kind="stable")
+    keys = (others & mask)[order]
+    first, last = (np.searchsorted(keys, hashes & mask, side=side) for side in ("left", "right"))
+    ends = np.cumsum(last - first)
+    start = 0
+    while start < len(hashes):
+        before = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + _MAX_PAIRS_AT_ONCE, side="right")))
+        counts = (last - first)[start:stop]
+        rows = np.repeat(np.arange(start, stop), counts)
+        within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        columns = order[np.repeat(first[start:stop], counts) + within]
+        differing = np.bitwise_count(hashes[rows] ^ others[columns])
+        near = differing <= max_bits
+        yield np.stack([rows[near], columns[near], differing[near]], axis=1).astype(np.int64)
+        start = stop
 
 
 def _compare_blocks(
@@ -108,6 +156,9 @@ def group_near_duplicates(hashes: NDArray[np.uint64], *, max_bits: int) -> NDArr
     >>> group_near_duplicates(np.array([0, 255, 1], np.uint64), max_bits=1).tolist()
     [0, 1, 0]
     """
-    pairs = find_near_duplicates(hashes, hashes, max_bits=max_bits)
-    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(hashes),) * 2)
-    return np.asarray(connected_components(links, directed=False)[1], np.int64)
+    different, kind = np.unique(hashes, return_inverse=True)  # of equal ones, all pairs would be pairs
+    pairs = find_near_duplicates(different, different, max_bits=max_bits)
+    links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(different),) * 2)
+    groups = connected_components(links, directed=False)[1][kind]
+    _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[numbers].astype(np.int64)  # by their first picture
