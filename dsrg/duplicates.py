@@ -6,7 +6,7 @@ A picture that stands in both splits, or nearly so, makes scores look better tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,7 @@ def _list_masks(max_bits: int) -> list[int]:
     """List which bits to compare first: two hashes that are near each other are equal under one of them."""
     count = min(max_bits + _SPARE_BANDS, _BITS)
     edges = [round(number * _BITS / count) for number in range(count + 1)]
-    bands = [(1 << end) - (1 << start) for start, end in zip(edges, edges[1:], strict=False)]
+    bands = [(1 << end) - (1 << start) for start, end in pairwise(edges)]
     return [sum(chosen) for chosen in combinations(bands, min(_SPARE_BANDS, count - 1) or 1)]
 
 

@@ -19,6 +19,7 @@ from tasks.lifetime import end_with
 from tasks.memory import keep_freed_memory
 from tasks.schema import NO_CLUSTER, Compute
 
+_AHEAD = 16  # jobs begun for each thread or process, or one slow shard would hold up the others
 _MOST_THREADS = 8  # more of them would wait for the interpreter's lock in the parts that hold it
 
 Job = TypeVar("Job")
@@ -72,7 +73,8 @@ def map_shards(
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=_start_worker) as pool:
-        results = pool.map(function, jobs)
+        futures = begin_ahead(lambda job: pool.submit(function, job), jobs, count * _AHEAD)
+        results = (future.result() for future in futures)
         try:
             yield from console.track(results, description, total=len(jobs))
         except BrokenProcessPool as error:
@@ -100,13 +102,13 @@ def map_in_threads(
     threads : int
         With 1, or one job, everything runs in this thread, unless it may run ahead.
     ahead : int, optional
-        Results that may wait, beside those being worked on: for large ones. None is any number.
+        Results that may wait, beside those being worked on: for large ones. None is some for each thread.
     """
     if len(jobs) <= 1 or (threads <= 1 and not ahead):
         yield from map(function, jobs)
         return
     keep_freed_memory()
-    begun = len(jobs) if ahead is None else threads + ahead
+    begun = threads * _AHEAD if ahead is None else threads + ahead
     pool = ThreadPoolExecutor(threads, thread_name_prefix="shards")
     try:
         for future in begin_ahead(lambda job: pool.submit(function, job), jobs, begun):

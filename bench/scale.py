@@ -1,0 +1,211 @@
+"""See what stays flat up to 100,000 pictures, and as many shards: ``python -m bench.scale``.
+
+Three things, each on ever larger data sets:
+
+* ``stages``: those that map over shards, for real, on drawn pictures of 64 pixels and networks trained on the
+  smallest set: seconds and CPU seconds a shard, and the largest resident size of the stage's process.
+* ``maps``: jobs that do nothing, handed out as shards are, by threads and by a Dask cluster of two worker
+  processes: seconds a job, and the resident size of the process that hands them out.
+* ``versions``: ``dvc add`` of a folder of so many files of shards, and of one note about as many objects.
+
+Writes ``bench/scale.json``.
+
+    python -m bench.scale                                # an hour on two cores
+    python -m bench.scale maps versions                  # the rest as measured before
+    python -m bench.scale stages --pictures 1000 10000
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.results import draw_table, read_result, write_result
+from dsrg.store import SHARD_IMAGES
+from tasks.shards import map_shards
+from tests.tiny_project import build_params, write_params
+
+ROOT = Path(__file__).resolve().parent.parent
+SIDE = 64
+MIB = 2**20
+STAGES = ("ingest", "cams", "cues", "relabel@1", "refine@1")
+NETWORKS = ("data/classifier.safetensors", "data/rounds/1/segmenter.safetensors")
+Row = dict[str, Any]
+
+
+# -- stages ------------------------------------------------------------------------------------
+
+
+def write_project(root: Path, pictures: int) -> None:
+    """Write params of so many tiny pictures, a fifth of them to score, and of as little work as may be."""
+    view = {"scales": (1.0,), "flip": False}
+    params = build_params(
+        source={"num_train": pictures - pictures // 5, "num_val": pictures // 5, "size": SIDE},
+        ingest={"canvas": SIDE},
+        classify={"crop_size": 32},
+        cams={"size": 32, "affinity_power": 0.0, **view},
+        cues={"rule": "threshold"},
+        train={"crop_size": 32},
+        relabel=view,
+        refine={"crf": {"iterations": 1}},
+        compute={"workers": 2},
+    )
+    root.mkdir(parents=True)
+    write_params(params, root)
+
+
+def run_stage(root: Path, label: str) -> dict[str, float]:
+    """Run one stage in a process; its seconds, CPU seconds and largest resident size in MiB."""
+    stage, _, key = label.partition("@")
+    command = [sys.executable, "-m", "tasks", stage, "--root", str(root), *(["--round", key] if key else [])]
+    log = root / "log"
+    began = time.perf_counter()
+    with log.open("wb") as file:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{label}: {log.read_text(errors='replace')[-2000:]}")
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "mib": usage.ru_maxrss / 1024,
+    }
+
+
+def measure_stages(counts: Sequence[int]) -> Iterator[Row]:
+    """Run the stages on every size; what a stage costs at the smallest is its start, and is taken off."""
+    start: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        smallest = Path(name) / str(counts[0])
+        for count in counts:
+            root = Path(name) / str(count)
+            write_project(root, count)
+            for label in ("ingest", "classify", "cams", "cues", "train@1") if count == counts[0] else ():
+                run_stage(root, label)
+            for network in NETWORKS if count != counts[0] else ():
+                (root / network).parent.mkdir(parents=True, exist_ok=True)
+                (root / network).write_bytes((smallest / network).read_bytes())
+            for label in STAGES:
+                cost = run_stage(root, label)
+                before = start.setdefault(label, cost)
+                shards = (count - counts[0]) / SHARD_IMAGES
+                row = {
+                    "stage": label,
+                    "pictures": count,
+                    **{key: round(value, 2) for key, value in cost.items()},
+                }
+                if shards:
+                    row["ms_a_shard"] = round(1000 * (cost["seconds"] - before["seconds"]) / shards, 1)
+                print(row, flush=True)
+                yield row
+
+
+# -- maps --------------------------------------------------------------------------------------
+
+
+def do_nothing(job: int) -> int:
+    """Do the work of a shard, but for the work."""
+    return job
+
+
+def measure_maps(counts: Sequence[int]) -> Iterator[Row]:
+    """Hand out jobs that do nothing, each in a process of its own."""
+    for way in ("threads", "local"):
+        for count in counts:
+            command = [sys.executable, "-m", "bench.scale", "--child", way, "--jobs", str(count)]
+            said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+            seconds, mib = said.splitlines()[-1].split()
+            name = "threads" if way == "threads" else "Dask, 2 workers"
+            row = {"way": name, "jobs": count, "ms_a_job": round(1000 * float(seconds) / count, 4)}
+            row["mib"] = round(float(mib), 1)
+            print(row, flush=True)
+            yield row
+
+
+def hand_out(way: str, count: int) -> None:
+    """Hand out so many jobs, and say seconds and the largest resident size of this process in MiB."""
+    compute = build_params(compute={"workers": 2, "cluster": "none" if way == "threads" else way}).compute
+    jobs = range(count)  # what the jobs themselves weigh is not asked here
+    list(map_shards(do_nothing, jobs[:2], compute=compute, description="begin", in_threads=True))
+    began = time.perf_counter()
+    for _ in map_shards(do_nothing, jobs, compute=compute, description="jobs", in_threads=True):
+        pass
+    seconds = time.perf_counter() - began
+    print(f"\n{seconds} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}")
+
+
+# -- versions ----------------------------------------------------------------------------------
+
+
+def measure_versions(counts: Sequence[int]) -> Iterator[Row]:
+    """Add folders of files, and notes, to DVC; what one file costs at the smallest is taken off."""
+    start = 0.0
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            root = Path(name)
+            for command in (["git", "init", "-q"], ["dvc", "init", "-q"]):
+                subprocess.run(command, cwd=root, check=True, env=_environment())
+            shards = root / "images.zarr" / "image" / "c"
+            shards.mkdir(parents=True)
+            for number in range(count):
+                (shards / str(number)).write_bytes(number.to_bytes(8, "big") * 512)
+            (root / "note.zarr").write_text(f'{{"objects": {count}}}')
+            row: Row = {"objects": count}
+            for what in ("images.zarr", "note.zarr"):
+                began = time.perf_counter()
+                subprocess.run(["dvc", "add", "-q", what], cwd=root, check=True, env=_environment())
+                row["seconds" if what == "images.zarr" else "note_seconds"] = round(
+                    time.perf_counter() - began, 2
+                )
+            start = start or row["seconds"]
+            if row["seconds"] != start:
+                row["ms_an_object"] = round(1000 * (row["seconds"] - start) / (count - counts[0]), 2)
+            print(row, flush=True)
+            yield row
+
+
+def _environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def main() -> None:
+    """Measure, print tables, write the numbers."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.scale",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("what", nargs="*", default=["stages", "maps", "versions"])
+    parser.add_argument("--pictures", nargs="+", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--jobs", nargs="+", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--objects", nargs="+", type=int, default=[10, 1000, 10_000])
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        hand_out(options.child, options.jobs[0])
+        return
+    numbers = {key: value for key, value in read_result(__file__).items() if isinstance(value, list)}
+    measures = {
+        "stages": lambda: measure_stages(options.pictures),
+        "maps": lambda: measure_maps(options.jobs),
+        "versions": lambda: measure_versions(options.objects),
+    }
+    for what in options.what:
+        numbers[what] = list(measures[what]())
+        head = list(dict.fromkeys(key for row in numbers[what] for key in row))
+        print(draw_table(head, [[str(row.get(key, "")) for key in head] for row in numbers[what]]))
+        write_result(__file__, **numbers)
+
+
+if __name__ == "__main__":
+    main()
