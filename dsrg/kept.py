@@ -145,8 +145,11 @@ class KeptStore(RemoteStore):
         """Zarr takes an absent shard for an empty one: make sure that it never was there."""
         if self._manifest is None:
             listed = await super().get(MANIFEST, prototype)
-            self._manifest = {} if listed is None else json.loads(listed.to_bytes())
-        if key in self._manifest:
+            if listed is not None:
+                self._manifest = json.loads(listed.to_bytes())
+            elif await super().get(ROOT, prototype) is None:
+                raise PlaceError(f"`{self.url}` is gone from there: run the stage again that made it")
+        if key in (self._manifest or ()):
             raise PlaceError(
                 f"`{self.url}/{key}` is gone: bring it back, or run the stage again that made it"
             )

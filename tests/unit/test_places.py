@@ -159,6 +159,19 @@ def test_a_shard_that_is_gone_is_not_taken_for_an_empty_one(memory: dict[str, An
         labels.read(599, (CANVAS, CANVAS))
 
 
+def test_a_store_that_goes_while_it_is_read_is_no_empty_one(memory: dict[str, Any]) -> None:
+    labels, _ = open_labels()
+    memory.clear()
+    with pytest.raises(PlaceError, match=r"cues.zarr` is gone from there: run the stage again"):
+        labels.read(0, (CANVAS, CANVAS))
+
+
+def test_before_there_is_a_list_of_its_objects_a_shard_may_be_empty() -> None:
+    write_labels(parse_place(f"{URL}/cues.zarr"))
+    labels = LabelStore(parse_place(f"{URL}/cues.zarr"), "cue", stage="cues")
+    assert (labels.read(256, (CANVAS, CANVAS)) == 255).all()
+
+
 def test_a_damaged_copy_is_fetched_anew(memory: dict[str, Any]) -> None:
     labels, maps = open_labels()
     labels.read(0, (CANVAS, CANVAS))
