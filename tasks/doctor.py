@@ -80,7 +80,14 @@ def examine(root: Path) -> Iterator[Finding]:
         The workspace; need not be one.
     """
     from tasks.doctor_packages import check_packages, check_python, check_weights
-    from tasks.doctor_places import check_disk, check_locks, check_machine, check_permissions, check_source
+    from tasks.doctor_places import (
+        check_disk,
+        check_locks,
+        check_machine,
+        check_permissions,
+        check_source,
+        check_stores,
+    )
     from tasks.doctor_programs import check_programs, start_programs
     from tasks.doctor_servers import check_mlflow, check_ports, check_prefect
     from tasks.doctor_versioning import check_dvc, check_git, check_path
@@ -100,6 +107,7 @@ def examine(root: Path) -> Iterator[Finding]:
         yield from findings
         checks = (
             ("source", check_source),
+            ("stores", check_stores),
             ("lock", check_locks),
             ("permissions", check_permissions),
             ("disk", check_disk),

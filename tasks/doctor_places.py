@@ -13,6 +13,7 @@ from tasks.doctor import Finding, Patient
 from tasks.doctor_programs import may_write
 from tasks.doctor_versioning import locate_cache
 from tasks.errors import UserError
+from tasks.workspace import NO_STORES
 
 _GIB = 2**30
 _FULL, _TIGHT, _TMP = _GIB / 2, 3 * _GIB, _GIB
@@ -59,6 +60,21 @@ def _check_url(kind: str, url: str) -> Iterator[Finding]:
         yield Finding("source", "ok", f"{kind} {url}")
     else:
         yield Finding("source", "problem", f"`{url}` not found", "dsrg run URL, with the pictures")
+
+
+def check_stores(patient: Patient) -> Iterator[Finding]:
+    """Check that the object store of ``compute.stores`` answers; what is there, it does not look at."""
+    url = NO_STORES if patient.params is None else patient.params.compute.stores
+    if url == NO_STORES:
+        return
+    try:
+        place = parse_place(url)
+        with reaching(url):
+            there = place.exists()
+    except PlaceError as error:
+        yield Finding("stores", "problem", str(error), "see there")
+    else:
+        yield Finding("stores", "ok", url if there else f"{url}: nothing there yet")
 
 
 def check_locks(patient: Patient) -> Iterator[Finding]:

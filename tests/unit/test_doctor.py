@@ -168,6 +168,26 @@ def test_the_source_is_looked_for(workspace: Path, monkeypatch: pytest.MonkeyPat
     assert "may not be read" in only(look(), "problem").text
 
 
+def test_urls_of_pictures_and_stores_are_reached_for(workspace: Path):
+    def look(**params: dict[str, str]) -> list[tuple[str, str, str]]:
+        set_params(workspace, **params)
+        found = [*doctor_places.check_source(see(workspace)), *doctor_places.check_stores(see(workspace))]
+        return [(finding.about, finding.state, finding.text) for finding in found]
+
+    assert [check for check, *_ in look()] == ["source"], "no stores elsewhere, nothing to say"
+    source, stores = look(
+        source={"kind": "folder", "path": "memory://doctor/none"}, compute={"stores": "memory://doctor"}
+    )
+    assert source == ("source", "problem", "`memory://doctor/none` not found")
+    assert stores == ("stores", "ok", "memory://doctor: nothing there yet")
+    source, stores = look(
+        source={"kind": "folder", "path": "nowhere://birds"}, compute={"stores": "nowhere://stores"}
+    )
+    for _, state, text in (source, stores):
+        assert state == "problem"
+        assert "cannot be used: Unsupported filesystem: 'nowhere'" in text
+
+
 def test_who_works_here_is_told(workspace: Path):
     only(doctor_places.check_locks(see(workspace)), "ok")
     assert not (workspace / ".work").exists()
