@@ -5,6 +5,7 @@ PIL speaks of (width, height); everything that leaves this module is (height, wi
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 import warnings
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from dsrg.places import is_remote
 
 MAX_PIXELS = 100_000_000
 _MOST_UNDECODED = 4  # times that may lie in a JPEG of which only a part is decoded
@@ -156,7 +159,8 @@ def _open_decoded(
         with warnings.catch_warnings():
             # Our own limit below speaks; PIL's remarks on odd metadata concern no pixel.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            opened = io.BytesIO(path.read_bytes()) if is_remote(path) else path
+            with Image.open(opened, formats=_FORMATS) as image:
                 original = (image.height, image.width)
                 if canvas is not None and math.prod(original) <= _MOST_UNDECODED * max_pixels:
                     _decode_small(image, canvas)

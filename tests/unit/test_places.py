@@ -319,7 +319,7 @@ def write_source(kind: str, folder: Path) -> Path:
         return tiny_folder.write_data(folder)
     if kind == "coco":
         return tiny_coco.write_coco(folder)
-    if kind == "voc":
+    if kind.startswith("voc"):
         tiny_voc.write_devkit(folder)
         return folder
     for name, first in (("cat", 0), ("dog", 5)):
@@ -329,7 +329,7 @@ def write_source(kind: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["folder", "class folders", "voc", "coco"])
+@pytest.mark.parametrize("kind", ["folder", "class folders", "voc", "voc by masks", "coco"])
 def test_pictures_under_a_url_are_ingested_like_a_folder(tmp_path: Path, kind: str) -> None:
     folder = write_source(kind, tmp_path / "photos")
     url = put_tree(folder, "memory://photos")
@@ -337,6 +337,8 @@ def test_pictures_under_a_url_are_ingested_like_a_folder(tmp_path: Path, kind: s
     hashes = []
     for name, path in (("near", str(folder)), ("far", url)):
         source = {"kind": detect_kind(parse_place(path)), "path": path}
+        if kind == "voc by masks":
+            source["image_labels"] = "masks"
         workspace = Workspace(tmp_path / name)
         workspace.root.mkdir()
         run_stage(build_params(source=source), workspace, "ingest")
