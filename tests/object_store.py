@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +16,6 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
-from served_project import find_free_port
 
 BUCKET = "pictures"
 
@@ -31,8 +31,8 @@ class ObjectStore:
         The bucket.
     """
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
-        self.port = port or find_free_port()
+    def __init__(self, folder: Path) -> None:
+        self.port = _find_free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         self.url = f"s3://{BUCKET}"
         self.environment = {
@@ -101,6 +101,12 @@ class ObjectStore:
         lines = [line for line in self._log.read_text(errors="replace").splitlines() if '] "' in line]
         asked = [line.partition('] "')[2].split(" HTTP/")[0].replace("\x1b[0m", "") for line in lines]
         return [(words[0], words[1]) for words in (line.split(" ", 1) for line in asked) if len(words) == 2]
+
+
+def _find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

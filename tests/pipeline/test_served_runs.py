@@ -69,7 +69,7 @@ def test_a_bad_form_starts_nothing(
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"source": "no/such/folder"}, "`source` must be `synthetic` or a folder of pictures"),
+        ({"source": "no/such/folder"}, "`source` must be `synthetic`, a folder of pictures"),
         ({"more": "cams"}, "`more` must hold KEY=VALUE"),
         ({"more": "cams.sise=3"}, "cams.sise"),
     ],
