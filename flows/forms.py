@@ -78,8 +78,8 @@ def build_pipeline_form(params: Params) -> dict[str, dict[str, Any]]:
         "type": "string",
         "title": "Source",
         "minLength": 1,
-        "description": "synthetic, or a folder on the machine that runs this: labels.csv beside images/, one "
-        "folder per class, a VOCdevkit, or COCO's annotations/ and pictures",
+        "description": "synthetic, or a folder on the machine that runs this, or a URL (s3://BUCKET/FOLDER): "
+        "labels.csv beside images/, one folder per class, a VOCdevkit, or COCO's annotations/ and pictures",
         "default": "synthetic" if params.source.kind == "synthetic" else params.source.path,
     }
     rounds = {
