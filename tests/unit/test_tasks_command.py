@@ -15,6 +15,7 @@ import torch
 from tiny_project import build_params
 
 from dsrg.groups import StoreError
+from tasks import shards
 from tasks.__main__ import main
 from tasks.console import parse_progress, show_progress, track
 from tasks.errors import UserError
@@ -162,6 +163,17 @@ def test_threads_run_no_further_ahead_than_they_may(threads: int, count: int):
         time.sleep(0.01)
         assert len(begun) <= len(found) + threads
     assert found == [2 * job for job in range(count)]
+
+
+def test_a_million_shards_are_not_all_begun_at_once():
+    """Each that is begun takes memory, and its result waits."""
+    begun: list[int] = []
+    found = map_in_threads(begun.append, range(10**6), 2)
+    for _ in range(3):
+        next(found)
+        time.sleep(0.05)
+    assert len(begun) <= 3 + 2 * shards._AHEAD
+    found.close()
 
 
 def test_threads_share_what_is_open():
