@@ -202,9 +202,8 @@ def open_kept(url: str, options: dict[str, Any]) -> KeptStore:
 def locate_copies(url: str = "") -> Path:
     """Locate the folder for copies of what lies under a URL, or that for all."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = (
-        Path(os.environ.get(FOLDER) or Path(home) / "dsrg") / "shards"
-    )  # of its own: much is removed there
+    # a folder of its own below what the user names: much is removed there
+    folder = Path(os.environ.get(FOLDER) or Path(home) / "dsrg") / "shards"
     return folder / hashlib.sha256(url.encode()).hexdigest()[:32] if url else folder
 
 

@@ -181,8 +181,8 @@ def write_manifest(place: Path) -> Note:
     """
     with reaching(place):
         fs: Any = cast(Any, place).fs
-        root = cast(Any, place).path
-        objects = _list_objects(fs, root)
+        fs.invalidate_cache()  # workers elsewhere have written, too
+        objects = _list_objects(fs, cast(Any, place).path)
         objects.pop(MANIFEST, None)
         text = json.dumps(objects, sort_keys=True)
         (place / MANIFEST).write_text(text, encoding="utf-8")
