@@ -21,10 +21,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import FsspecStore
 
+from bench.pictures import build_index
 from bench.results import draw_table, write_result
 from dsrg.groups import finish_store, iterate_shards, write_rows
 from dsrg.places import parse_place
-from dsrg.store import SHARD_IMAGES, ImageStore, Index, create_image_store
+from dsrg.store import SHARD_IMAGES, ImageStore, create_image_store
 from tests.object_store import start_object_store
 
 PICTURES, CANVAS, REPEATS = 640, 320, 5
@@ -33,15 +34,7 @@ PICTURES, CANVAS, REPEATS = 640, 320, 5
 def write_store(place: Path) -> None:
     """Write pictures that compress as photographs do, about to a half."""
     rng = np.random.default_rng(0)
-    sizes = np.full((PICTURES, 2), CANVAS, np.int32)
-    index = Index(
-        classes=("thing",),
-        ids=np.array([f"{number:05d}" for number in range(PICTURES)]),
-        splits=np.full(PICTURES, "train"),
-        sizes=sizes,
-        original_sizes=sizes,
-        image_labels=np.ones((PICTURES, 1), bool),
-    )
+    index = build_index(PICTURES, size=(CANVAS, CANVAS))
     create_image_store(place, index, canvas=CANVAS, source="folder")
     for _, rows in iterate_shards(PICTURES, SHARD_IMAGES):
         shape = (rows.stop - rows.start, CANVAS, CANVAS // 2, 3)

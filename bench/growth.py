@@ -56,7 +56,7 @@ def measure(pictures: int, stages: Sequence[str], *, workers: int) -> dict[str, 
 
 
 def run_stage(root: Path, label: str) -> Cost:
-    """Run one stage in a process; its seconds and largest resident size in MiB."""
+    """Run one stage in a process; its seconds, CPU seconds and largest resident size in MiB."""
     stage, _, key = label.partition("@")
     command = [sys.executable, "-m", "tasks", stage, "--root", str(root), *(["--round", key] if key else [])]
     log = root / "log"
@@ -67,7 +67,11 @@ def run_stage(root: Path, label: str) -> Cost:
         child.returncode = os.waitstatus_to_exitcode(status)
     if child.returncode:
         raise SystemExit(f"{label}: {log.read_text(errors='replace')[-2000:]}")
-    return {"seconds": time.perf_counter() - began, "mib": usage.ru_maxrss / 1024}
+    return {
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "mib": usage.ru_maxrss / 1024,
+    }
 
 
 def list_rows(costs: dict[int, dict[str, Cost]]) -> list[dict[str, Any]]:

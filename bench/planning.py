@@ -10,11 +10,10 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
+from bench.pictures import build_index
 from bench.results import draw_table
 from bench.speed import HERE, VOC, Row, pick, read, write_page
-from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS, Index
+from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS
 from tasks.estimates import estimate_run
 from tasks.params import read_params
 
@@ -57,15 +56,7 @@ def measure_picture() -> float:
     params = read_params(HERE.parent / "params.yaml")
     disk = []
     for count in (1000, 2000):
-        sizes = np.tile(np.array(SIZE, np.int32), (count, 1))
-        index = Index(
-            classes=("thing",),
-            ids=np.array([f"{number:06d}" for number in range(count)]),
-            splits=np.full(count, "train"),
-            sizes=sizes,
-            original_sizes=sizes,
-            image_labels=np.ones((count, 1), bool),
-        )
+        index = build_index(count, size=SIZE)
         disk.append(estimate_run(params, index, ingest_seconds=0, has_masks=True)["disk_bytes"])
     return (disk[1] - disk[0]) / 1000
 
@@ -109,38 +100,25 @@ def list_needs() -> Iterator[Row]:
     start, more = find_memory()
     each = measure_picture()
 
-    def list_cells(what: str) -> Iterator[str]:
-        for pictures in COUNTS:
-            of_pictures, of_labels = count_shards(pictures)
-            cells = {
-                "shards of pictures, of label maps": f"{of_pictures:,}; {of_labels:,}",
-                "objects in stores": f"{count_objects(pictures):,}",
-                "jobs of shards": f"{count_jobs(pictures):,}",
-                "stores": _say_bytes(each * pictures),
-                "mapped work, two CPU cores": _say_hours(sum_hours(pictures, CPU)[0]),
-                "mapped work, one H200": _say_hours(sum_hours(pictures, GPU)[0]),
-                "trainings, two CPU cores": _say_hours(sum_hours(pictures, CPU)[1]),
-                "trainings, one H200": _say_hours(sum_hours(pictures, GPU)[1]),
-                "handing out jobs (Dask)": _say_hours(count_jobs(pictures) * dask["ms_a_job"] / 3.6e6),
-                "DVC, stores below `data/`": _say_hours(count_objects(pictures) * dvc / 3.6e6),
-                "memory of a stage's process": _say_bytes((start + more * pictures / 1024) * 2**20),
-            }
-            yield cells[what]
+    def reckon(pictures: int) -> dict[str, str]:
+        of_pictures, of_labels = count_shards(pictures)
+        return {
+            "shards of pictures, of label maps": f"{of_pictures:,}; {of_labels:,}",
+            "objects in stores": f"{count_objects(pictures):,}",
+            "jobs of shards": f"{count_jobs(pictures):,}",
+            "stores": _say_bytes(each * pictures),
+            "mapped work, two CPU cores": _say_hours(sum_hours(pictures, CPU)[0]),
+            "mapped work, one H200": _say_hours(sum_hours(pictures, GPU)[0]),
+            "trainings, two CPU cores": _say_hours(sum_hours(pictures, CPU)[1]),
+            "trainings, one H200": _say_hours(sum_hours(pictures, GPU)[1]),
+            "handing out jobs (Dask)": _say_hours(count_jobs(pictures) * dask["ms_a_job"] / 3.6e6),
+            "DVC, stores below `data/`": _say_hours(count_objects(pictures) * dvc / 3.6e6),
+            "memory of a stage's process": _say_bytes((start + more * pictures / 1024) * 2**20),
+        }
 
-    for what in (
-        "shards of pictures, of label maps",
-        "objects in stores",
-        "jobs of shards",
-        "stores",
-        "mapped work, two CPU cores",
-        "mapped work, one H200",
-        "trainings, two CPU cores",
-        "trainings, one H200",
-        "handing out jobs (Dask)",
-        "DVC, stores below `data/`",
-        "memory of a stage's process",
-    ):
-        yield what, *list_cells(what)
+    reckoned = [reckon(pictures) for pictures in COUNTS]
+    for what in reckoned[0]:
+        yield what, *(column[what] for column in reckoned)
 
 
 def list_stages() -> Iterator[Row]:

@@ -28,12 +28,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.growth import ROOT, Cost, run_stage
 from bench.results import draw_table, read_result, write_result
 from dsrg.store import SHARD_IMAGES
 from tasks.shards import map_shards
 from tests.tiny_project import build_params, write_params
 
-ROOT = Path(__file__).resolve().parent.parent
 SIDE = 64
 MIB = 2**20
 STAGES = ("ingest", "cams", "cues", "relabel@1", "refine@1")
@@ -62,28 +62,9 @@ def write_project(root: Path, pictures: int) -> None:
     write_params(params, root)
 
 
-def run_stage(root: Path, label: str) -> dict[str, float]:
-    """Run one stage in a process; its seconds, CPU seconds and largest resident size in MiB."""
-    stage, _, key = label.partition("@")
-    command = [sys.executable, "-m", "tasks", stage, "--root", str(root), *(["--round", key] if key else [])]
-    log = root / "log"
-    began = time.perf_counter()
-    with log.open("wb") as file:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise SystemExit(f"{label}: {log.read_text(errors='replace')[-2000:]}")
-    return {
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "mib": usage.ru_maxrss / 1024,
-    }
-
-
 def measure_stages(counts: Sequence[int]) -> Iterator[Row]:
     """Run the stages on every size; what a stage costs at the smallest is its start, and is taken off."""
-    start: dict[str, dict[str, float]] = {}
+    start: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory() as name:
         smallest = Path(name) / str(counts[0])
         for count in counts:

@@ -242,9 +242,9 @@ def find_equal(note: Note, home: str) -> Note:
 def forget_content(place: Path, home: str) -> None:
     """Have a store no longer be the first of its content below a URL: it is about to be removed."""
     with reaching(place):
-        manifest = place / MANIFEST
-        if manifest.exists():
-            equal = _locate_equal(home, hashlib.sha256(manifest.read_bytes()).hexdigest())
+        content = _hash_manifest(place)
+        if content is not None:
+            equal = _locate_equal(home, content)
             first = _parse_note(equal.read_bytes()) if equal.exists() else None
             if first is not None and first.store == str(place):
                 equal.unlink()
@@ -257,8 +257,13 @@ def _locate_equal(home: str, content: str) -> Path:
 
 def _stands(note: Note) -> bool:
     """Tell whether what a note names is still there, whole as far as its manifest tells."""
-    manifest = parse_place(note.store) / MANIFEST
-    return manifest.exists() and hashlib.sha256(manifest.read_bytes()).hexdigest() == note.content
+    return _hash_manifest(parse_place(note.store)) == note.content
+
+
+def _hash_manifest(place: Path) -> str | None:
+    """Hash the manifest of a store, which is its content; None if it has none."""
+    manifest = place / MANIFEST
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.exists() else None
 
 
 def remove_tree(place: Path) -> None:

@@ -246,7 +246,7 @@ def listing(path: Path, wanted: str, *, file: str = "is a file, not a folder") -
             what = file if path.exists() else "not found"
             raise SourceError(str(path), [f"{what}. Set `source.path` to {wanted}"])
     try:
-        with reaching(path) if is_remote(path) else contextlib.nullcontext():
+        with reaching(path):
             yield
     except UnicodeEncodeError as error:
         raise SourceError(str(path), [describe_strange_name(error)]) from error
@@ -310,5 +310,6 @@ def digest_records(classes: Sequence[str], records: Sequence[Record], lists: Seq
     return digest.hexdigest()
 
 
-def _mark_files(files: Sequence[Path]) -> list[tuple[int, int]]:
-    return [(stat.st_size, int(stat.st_mtime * 1e9)) for stat in (file.stat() for file in files)]
+def _mark_files(files: Sequence[Path]) -> list[tuple[int, float]]:
+    # fsspec does not know the time of every kind of file in nanoseconds
+    return [(stat.st_size, stat.st_mtime_ns or stat.st_mtime) for stat in (file.stat() for file in files)]

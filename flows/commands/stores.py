@@ -11,6 +11,7 @@ from flows.commands.options import Json, Root, list_examples, open_group
 from tasks import console
 
 if TYPE_CHECKING:
+    from tasks.params import Params
     from tasks.stores import FarStore
 
 app = open_group(
@@ -21,7 +22,9 @@ app = open_group(
 @app.command(name="list", epilog=list_examples(("dsrg stores list", ""), ("dsrg stores list --json", "")))
 def list_stores(json: Json = False, root: Root = Path()) -> None:
     """List stores, the oldest first, and what names them."""
-    stores = _list(root)
+    from tasks.params import read_params
+
+    stores = _list(root, read_params(root / "params.yaml"))
     if json:
         console.print_json(
             [
@@ -54,26 +57,26 @@ def prune(
     from tasks.params import read_params
     from tasks.stores import find_unnamed, remove
 
-    old = find_unnamed(_list(root), days=days)
+    params = read_params(root / "params.yaml")
+    old = find_unnamed(_list(root, params), days=days)
     if not old:
         console.say(f"nothing to remove: no store older than {days:g} days that nothing names")
         return
     _show(old)
     if yes:
-        remove(read_params(root / "params.yaml"), old)
+        remove(params, old)
         console.say(f"removed {len(old)} of them")
     else:
         console.say("nothing was removed: dsrg stores prune --yes")
 
 
-def _list(root: Path) -> list[FarStore]:
+def _list(root: Path, params: Params) -> list[FarStore]:
     from flows.versioning import prepare
     from flows.versioning_folders import find_cache
-    from tasks.params import read_params
     from tasks.stores import list_far
 
     prepare(root)
-    return list_far(read_params(root / "params.yaml"), root, find_cache(root))
+    return list_far(params, root, find_cache(root))
 
 
 def _show(stores: list[FarStore]) -> None:
