@@ -6,7 +6,7 @@ A picture that stands in both splits, or nearly so, makes scores look better tha
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations, pairwise
+from itertools import chain, combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ def hash_image(image: NDArray[np.uint8]) -> int:
 
 
 def find_near_duplicates(
-    hashes: NDArray[np.uint64], others: NDArray[np.uint64], *, max_bits: int
+    hashes: NDArray[np.uint64], others: NDArray[np.uint64] | None = None, *, max_bits: int
 ) -> NDArray[np.int64]:
     """Find all pairs of hashes that differ in at most `max_bits` bits.
 
@@ -69,7 +69,8 @@ def find_near_duplicates(
     Parameters
     ----------
     hashes : (A,) uint64
-    others : (B,) uint64
+    others : (B,) uint64, optional
+        None compares `hashes` with each other: each pair is found once, the first position first.
     max_bits : int
         0 finds equal hashes only.
 
@@ -88,14 +89,19 @@ def find_near_duplicates(
     >>> find_near_duplicates(hashes, others, max_bits=1).tolist()
     [[0, 0, 1]]
     """
+    among = others is None
+    others = hashes if others is None else others
     masks = _list_masks(max_bits)
     each = 1 + len(masks) * len(others) / 2 ** masks[0].bit_count()
     by_bands = len(hashes) * each + _SORTING * len(masks) * (len(hashes) + len(others))
     if by_bands >= len(hashes) * len(others):
-        found = list(_compare_blocks(hashes, others, max_bits))
-        return np.concatenate(found) if found else np.zeros((0, 3), np.int64)
-    found = [part for mask in masks for part in _compare_equal(hashes, others, np.uint64(mask), max_bits)]
-    return np.unique(np.concatenate(found), axis=0)
+        parts = _compare_blocks(hashes, others, max_bits)
+    else:
+        ways = (_compare_equal(hashes, others, np.uint64(mask), max_bits) for mask in masks)
+        parts = chain.from_iterable(ways)
+    # without pairs of a hash and itself, which are most of all
+    found = [part[part[:, 0] < part[:, 1]] if among else part for part in parts]
+    return np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 3), np.int64)
 
 
 def _list_masks(max_bits: int) -> list[int]:
@@ -157,7 +163,7 @@ def group_near_duplicates(hashes: NDArray[np.uint64], *, max_bits: int) -> NDArr
     [0, 1, 0]
     """
     different, kind = np.unique(hashes, return_inverse=True)  # of equal ones, all pairs would be pairs
-    pairs = find_near_duplicates(different, different, max_bits=max_bits)
+    pairs = find_near_duplicates(different, max_bits=max_bits)
     links = coo_array((np.ones(len(pairs), bool), (pairs[:, 0], pairs[:, 1])), shape=(len(different),) * 2)
     groups = connected_components(links, directed=False)[1][kind]
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)

@@ -22,7 +22,6 @@ from dsrg.store import SHARD_IMAGES, SHARD_LABEL_MAPS
 from tasks.errors import UserError
 from tasks.estimates import estimate_run
 from tasks.ingest_shards import (
-    Outcome,
     ShardJob,
     map_source,
     plan_shards,
@@ -31,6 +30,7 @@ from tasks.ingest_shards import (
     write_truth_shard,
 )
 from tasks.ingest_verdict import Settled, list_refusals, open_params_source, settle_source
+from tasks.outcomes import Outcome, Outcomes
 from tasks.params import Params
 from tasks.schema import OF_ONE_KIND
 
@@ -44,9 +44,9 @@ _FEW = 10
 class _Decoded:
     """What became of every picture, saliency map and mask, and how long that took."""
 
-    pictures: Sequence[Outcome]
-    maps: Sequence[Outcome]
-    masks: Sequence[Outcome]
+    pictures: Outcomes
+    maps: Outcomes
+    masks: Outcomes
     seconds: float
 
 
@@ -117,12 +117,12 @@ def check(params: Params, path: Path) -> dict[str, Any]:
     problems = list_refusals(
         source, decoded.pictures, decoded.maps, decoded.masks, strict=params.ingest.strict
     )
-    whole = [row for row, picture in enumerate(decoded.pictures) if picture.size is not None]
-    if whole:
-        kept = replace(source, records=tuple(source.records[row] for row in whole))
+    whole = decoded.pictures.whole
+    if len(whole):
+        kept = replace(source, records=source.records.take(whole))
         settled = settle_source(
             kept,
-            [decoded.pictures[row] for row in whole],
+            decoded.pictures.take(whole),
             near_duplicate_bits=params.ingest.near_duplicate_bits,
             val_fraction=params.ingest.val_fraction,
         )
@@ -147,8 +147,7 @@ def _decode(source: Source, params: Params) -> _Decoded:
     """Decode everything as ingest does, but write nothing."""
     start = time.monotonic()
     pictures = _look_through(write_image_shard, source, params, SHARD_IMAGES, "check pictures")
-    blank = [Outcome() for _ in source.records]
-    maps = masks = blank
+    maps = masks = Outcomes(len(source.records))
     if source.saliency_available:
         maps = _look_through(
             write_saliency_shard, source, params, SHARD_LABEL_MAPS, "check saliency", pictures
@@ -164,28 +163,33 @@ def _look_through(
     params: Params,
     shard: int,
     description: str,
-    pictures: Sequence[Outcome] = (),
-) -> list[Outcome]:
+    pictures: Outcomes | None = None,
+) -> Outcomes:
     jobs = plan_shards(
         source, shard, name="check", canvas=params.ingest.canvas, store=None, pictures=pictures
     )
-    found = map_source(function, jobs, source, compute=params.compute, description=description)
-    return [outcome for outcomes in found for outcome in outcomes]
+    found = Outcomes(len(source.records))
+    results = map_source(function, jobs, source, compute=params.compute, description=description)
+    for job, outcomes in zip(jobs, results, strict=True):
+        found.put(job.rows.start, outcomes)
+    return found
 
 
 # -- description -------------------------------------------------------------------------------
 
 
-def _describe(settled: Settled, decoded: _Decoded, whole: Sequence[int], params: Params) -> dict[str, Any]:
+def _describe(
+    settled: Settled, decoded: _Decoded, whole: NDArray[np.int64], params: Params
+) -> dict[str, Any]:
     source, index = settled.source, settled.index
-    held = [decoded.masks[row].held for row in whole]
+    held = decoded.masks.take(whole).held
     bits = params.ingest.near_duplicate_bits
     summary = summarise_data(
         source, index, settled.looks, held, max_bits=bits, split_given=settled.split_given
     )
     del summary["remarks"], summary["near_duplicates"]
     summary["split"] = "given" if settled.split_given else "chosen"
-    duplicates = _find_duplicates(settled, [decoded.pictures[row].digest for row in whole], bits)
+    duplicates = _find_duplicates(settled, list(decoded.pictures.take(whole).digests), bits)
     return {
         **summary,
         "duplicates": duplicates,
@@ -227,15 +231,13 @@ def _find_duplicates(settled: Settled, digests: Sequence[str], bits: int) -> dic
 
 
 def _compare(settled: Settled, bits: int) -> Iterator[tuple[int, int, int]]:
-    index, looks = settled.index, settled.looks
-    groups: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = [(index.rows("train"), index.rows("val"))]
-    if len(looks) <= _MAX_COMPARED:
-        groups += [(index.rows(split), index.rows(split)) for split in SPLITS]
-    for rows, others in groups:
-        for a, b, distance in find_near_duplicates(looks[rows], looks[others], max_bits=bits).tolist():
-            one, other = int(rows[a]), int(others[b])
-            if one != other:
-                yield one, other, distance
+    looks = settled.looks
+    train, val = (settled.index.rows(split) for split in SPLITS)
+    for a, b, distance in find_near_duplicates(looks[train], looks[val], max_bits=bits).tolist():
+        yield int(train[a]), int(val[b]), distance
+    for rows in (train, val) if len(looks) <= _MAX_COMPARED else ():
+        for a, b, distance in find_near_duplicates(looks[rows], max_bits=bits).tolist():
+            yield int(rows[a]), int(rows[b]), distance
 
 
 def _warn(summary: dict[str, Any], duplicates: dict[str, Any], *, strict: bool) -> Iterator[str]:

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from dsrg.labels import list_present
 from dsrg.sources import Record, Source
-from dsrg.sources.base import is_file
+from dsrg.sources.records import is_file
 from dsrg.store import ImageStore
 from tasks.errors import UserError
 from tasks.ingest_verdict import open_params_source

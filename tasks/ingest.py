@@ -19,7 +19,7 @@ import numpy as np
 
 from dsrg.groups import finish_store
 from dsrg.sources import Source, SourceError
-from dsrg.sources.base import SPLITS, stack_image_labels
+from dsrg.sources.base import SPLITS
 from dsrg.sources.checks import check_index, summarise_data
 from dsrg.store import (
     SHARD_IMAGES,
@@ -31,7 +31,6 @@ from dsrg.store import (
 )
 from tasks import console
 from tasks.ingest_shards import (
-    Outcome,
     ShardJob,
     map_source,
     plan_shards,
@@ -40,6 +39,7 @@ from tasks.ingest_shards import (
     write_truth_shard,
 )
 from tasks.ingest_verdict import list_refusals, open_params_source, settle_source
+from tasks.outcomes import Outcome, Outcomes
 from tasks.params import Params
 from tasks.schema import Compute
 from tasks.workspace import StageWork, Workspace
@@ -85,12 +85,11 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         finish_store(work.partial(_IMAGES), digest=digest)
         finish_store(work.partial(_SALIENCY), digest=hash_maps(index, maps))
         finish_store(work.partial(_TRUTH), digest=hash_maps(index, masks))
-        held = [mask.held for mask in masks]
         report = summarise_data(
             settled.source,
             index,
             settled.looks,
-            held,
+            masks.held,
             max_bits=params.ingest.near_duplicate_bits,
             split_given=settled.split_given,
         )
@@ -104,18 +103,18 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 # -- first pass: pictures ----------------------------------------------------------------------
 
 
-def _store_images(source: Source, work: StageWork, *, canvas: int, compute: Compute) -> list[Outcome]:
+def _store_images(source: Source, work: StageWork, *, canvas: int, compute: Compute) -> Outcomes:
     path = work.partial(_IMAGES)
     if not work.is_done("created-images"):
         # Sizes and splits are known only after decoding: complete_index writes them then.
         count = len(source.records)
         blank = Index(
             classes=source.classes,
-            ids=np.array([record.id for record in source.records]),
+            ids=source.records.ids,
             splits=np.full(count, "", dtype="<U5"),
             sizes=np.zeros((count, 2), np.int32),
             original_sizes=np.zeros((count, 2), np.int32),
-            image_labels=stack_image_labels(source.records),
+            image_labels=source.records.image_labels,
         )
         create_image_store(path, blank, canvas=canvas, source=source.kind)
         work.mark_done("created-images")
@@ -131,58 +130,56 @@ def _run_jobs(
     *,
     compute: Compute,
     description: str,
-) -> list[Outcome]:
-    """Run the jobs that no earlier attempt finished; outcomes of all jobs, in row order."""
-    waiting = [job for job in jobs if not work.is_done(job.unit)]
+) -> Outcomes:
+    """Run the jobs that no earlier attempt finished; outcomes of all pictures."""
+    waiting: list[ShardJob] = []
+    earlier: list[ShardJob] = []
+    for job in jobs:
+        (earlier if work.is_done(job.unit) else waiting).append(job)
     notes = {job.unit: work.directory / f"{job.unit}.json" for job in jobs}
-    found: dict[str, list[Outcome]] = {}
+    found = Outcomes(len(source.records))
     for job, outcomes in zip(
         waiting,
         map_source(function, waiting, source, compute=compute, description=description),
         strict=True,
     ):
-        found[job.unit] = outcomes
+        found.put(job.rows.start, outcomes)
         if not any(outcome.problem for outcome in outcomes):
             with notes[job.unit].open("w", encoding="utf-8") as file:
                 json.dump([asdict(outcome) for outcome in outcomes], file)
                 file.flush()
                 os.fsync(file.fileno())
             work.mark_done(job.unit)
-    for job in jobs:
-        if job.unit not in found:
-            found[job.unit] = [Outcome(**note) for note in json.loads(notes[job.unit].read_text())]
-    return [outcome for job in jobs for outcome in found[job.unit]]
+    for job in earlier:
+        found.put(job.rows.start, [Outcome(**note) for note in json.loads(notes[job.unit].read_text())])
+    return found
 
 
 # -- second and third pass: maps beside the pictures --------------------------------------------
 
 
 def _store_saliency(
-    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, compute: Compute
-) -> list[Outcome]:
+    source: Source, work: StageWork, pictures: Outcomes, *, canvas: int, compute: Compute
+) -> Outcomes:
     jobs = _plan_maps(
         source, work, pictures, "saliency", _SALIENCY, canvas=canvas, available=source.saliency_available
     )
-    outcomes = _run_jobs(
-        write_saliency_shard, jobs, source, work, compute=compute, description="ingest saliency"
-    )
-    return outcomes or [Outcome() for _ in source.records]
+    return _run_jobs(write_saliency_shard, jobs, source, work, compute=compute, description="ingest saliency")
 
 
 def _store_truth(
-    source: Source, work: StageWork, pictures: Sequence[Outcome], *, canvas: int, compute: Compute
-) -> list[Outcome]:
+    source: Source, work: StageWork, pictures: Outcomes, *, canvas: int, compute: Compute
+) -> Outcomes:
     jobs = _plan_maps(
         source, work, pictures, "gt_label", _TRUTH, canvas=canvas, available=source.gt_available
     )
-    outcomes = _run_jobs(write_truth_shard, jobs, source, work, compute=compute, description="ingest masks")
-    return outcomes or [Outcome() for _ in source.records]
+    return _run_jobs(write_truth_shard, jobs, source, work, compute=compute, description="ingest masks")
 
 
 def _plan_maps(
     source: Source,
     work: StageWork,
-    pictures: Sequence[Outcome],
+    pictures: Outcomes,
     array: str,
     store: str,
     *,
@@ -203,21 +200,21 @@ def _plan_maps(
 # -- digests -----------------------------------------------------------------------------------
 
 
-def hash_images(index: Index, pictures: Sequence[Outcome], *, canvas: int) -> str:
+def hash_images(index: Index, pictures: Outcomes, *, canvas: int) -> str:
     """Hash all that ``images.zarr`` says: classes, and in row order ids, splits, sizes, labels, pixels."""
     digest = hashlib.sha256(json.dumps([index.classes, canvas]).encode())
-    for row, picture in enumerate(pictures):
+    for row, pixels in enumerate(pictures.digests):
         held = np.flatnonzero(index.image_labels[row]).tolist()
-        line = [str(index.ids[row]), str(index.splits[row]), index.sizes[row].tolist(), held, picture.digest]
+        line = [str(index.ids[row]), str(index.splits[row]), index.sizes[row].tolist(), held, pixels]
         digest.update(json.dumps(line).encode())
     return digest.hexdigest()
 
 
-def hash_maps(index: Index, maps: Sequence[Outcome]) -> str:
+def hash_maps(index: Index, maps: Outcomes) -> str:
     """Hash all that ``truth.zarr`` or ``saliency.zarr`` says: in row order ids and pixels."""
     digest = hashlib.sha256()
-    for name, outcome in zip(index.ids, maps, strict=True):
-        digest.update(json.dumps([str(name), outcome.digest]).encode())
+    for name, pixels in zip(index.ids, maps.digests, strict=True):
+        digest.update(json.dumps([str(name), pixels]).encode())
     return digest.hexdigest()
 
 

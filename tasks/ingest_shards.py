@@ -14,39 +14,15 @@ from dsrg.duplicates import hash_image
 from dsrg.groups import iterate_shards, write_rows
 from dsrg.image import DecodeError, place_on_canvas, scale_label_map
 from dsrg.labels import IGNORE_INDEX
-from dsrg.sources import Reader, Record, Source
+from dsrg.sources import Reader, Record, Records, Source
 from dsrg.sources.base import fetch_files
 from dsrg.sources.checks import check_gt_label, check_size
 from dsrg.sources.ids import list_held
+from tasks.outcomes import Outcome, Outcomes
 from tasks.schema import Compute
 from tasks.shards import map_shards
 
 Read = Callable[[Record, Sequence[int] | None], "NDArray[np.uint8] | None"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one picture, mask or saliency map; sizes are (height, width), None where it is broken.
-
-    Attributes
-    ----------
-    problem : str
-        One line that begins with the file, or empty.
-    digest : str
-        Of its pixels on the canvas.
-    size, original_size : (2,) list of int or None
-    look : int
-        Perceptual hash (pictures only).
-    held : list of int or None
-        Class ids in the mask, or None if there is no mask (masks only).
-    """
-
-    problem: str = ""
-    digest: str = ""
-    size: Sequence[int] | None = None
-    original_size: Sequence[int] | None = None
-    look: int = 0
-    held: Sequence[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,23 +36,24 @@ class ShardJob:
     store : Path or None
         None writes nothing: the shard is only looked at.
     rows : slice
-    records : tuple of Record
+    records : Records
     reader : Reader
     canvas : int
-    outcomes : tuple of Outcome
-        What became of the pictures (maps only).
     num_classes : int
-        ``C``, background included (maps only).
+        ``C``, background included.
+    sizes, original_sizes : (rows, 2) int32
+        Of the pictures, if they were read before; 0 where one is broken.
     """
 
     unit: str
     store: Path | None
     rows: slice
-    records: tuple[Record, ...]
+    records: Records
     reader: Reader
     canvas: int
-    outcomes: tuple[Outcome, ...] = ()
-    num_classes: int = 0
+    num_classes: int
+    sizes: NDArray[np.int32]
+    original_sizes: NDArray[np.int32]
 
 
 def plan_shards(
@@ -86,7 +63,7 @@ def plan_shards(
     name: str,
     canvas: int,
     store: Path | None,
-    pictures: Sequence[Outcome] = (),
+    pictures: Outcomes | None = None,
 ) -> list[ShardJob]:
     """Plan a pass over a source, shard by shard.
 
@@ -98,9 +75,10 @@ def plan_shards(
         Begins the units: ``image-00000``.
     canvas, store
         As in :class:`ShardJob`.
-    pictures : sequence of N Outcome
+    pictures : Outcomes, optional
         What became of the pictures (maps only).
     """
+    known = Outcomes(len(source.records)) if pictures is None else pictures
     return [
         ShardJob(
             f"{name}-{number:05d}",
@@ -109,8 +87,9 @@ def plan_shards(
             source.records[rows],
             source.reader,
             canvas,
-            outcomes=tuple(pictures[rows]),
-            num_classes=len(source.classes) + 1,
+            len(source.classes) + 1,
+            known.sizes[rows],
+            known.original_sizes[rows],
         )
         for number, rows in iterate_shards(len(source.records), rows_per_shard)
     ]
@@ -186,16 +165,19 @@ def _write_maps(job: ShardJob, array: str, read: Read, name: Callable[[Record], 
     block = np.full((len(job.records), job.canvas, job.canvas), IGNORE_INDEX, np.uint8)
     outcomes = []
     with fetch_files(job.records, "mask" if array == "gt_label" else array) as records:
-        for slot, record, picture in zip(block, records, job.outcomes, strict=True):
+        for slot, record, size, original_size in zip(
+            block, records, job.sizes.tolist(), job.original_sizes.tolist(), strict=True
+        ):
+            broken = not all(size)
             try:
-                found = read(record, picture.original_size)
+                found = read(record, None if broken else original_size)
             except DecodeError as error:
                 outcomes.append(Outcome(problem=f"{name(record)}: {error}"))
                 continue
-            if found is None or picture.size is None:
+            if found is None or broken:
                 outcomes.append(Outcome())
                 continue
-            slot[:] = place_on_canvas(scale_label_map(found, picture.size), job.canvas, fill=IGNORE_INDEX)
+            slot[:] = place_on_canvas(scale_label_map(found, size), job.canvas, fill=IGNORE_INDEX)
             digest = hashlib.sha256(slot.data).hexdigest()
             held = list_held(found) if array == "gt_label" else None
             outcomes.append(Outcome(digest=digest, held=held))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 
 from dsrg.duplicates import group_near_duplicates
 from dsrg.sources import Source, open_source
-from dsrg.sources.base import stack_image_labels
 from dsrg.sources.splits import choose_splits
 from dsrg.store import Index
-from tasks.ingest_shards import Outcome
+from tasks.outcomes import Outcomes
 from tasks.params import Params
 
 _ADD = {
@@ -68,19 +67,19 @@ def open_params_source(params: Params, path: Path) -> Source:
     )
 
 
-def list_refusals(source: Source, *outcomes: Sequence[Outcome], strict: bool) -> list[str]:
+def list_refusals(source: Source, *outcomes: Outcomes, strict: bool) -> list[str]:
     """List all for which ingest refuses a source, one line each.
 
     Parameters
     ----------
     source : Source
-    *outcomes : sequences of Outcome
+    *outcomes : Outcomes
         Of pictures, saliency maps and masks.
     strict : bool
         Refuse pictures without a row or a class, too.
     """
     gaps = _list_gaps(source) if strict else ()
-    broken = (outcome.problem for found in outcomes for outcome in found if outcome.problem)
+    broken = (problem for found in outcomes for problem in found.problems)
     return list(dict.fromkeys([*source.problems, *gaps, *broken]))
 
 
@@ -96,43 +95,40 @@ def _list_gaps(source: Source) -> Iterator[str]:
 
 
 def settle_source(
-    source: Source, pictures: Sequence[Outcome], *, near_duplicate_bits: int, val_fraction: float
+    source: Source, pictures: Outcomes, *, near_duplicate_bits: int, val_fraction: float
 ) -> Settled:
     """Choose the split, where the source has none, and build the index.
 
     Parameters
     ----------
     source : Source
-    pictures : sequence of N Outcome
-        One for every record; none of them broken.
+    pictures : Outcomes
+        Of every record; none of them broken.
     near_duplicate_bits : int
         Distance up to which perceptual hashes count as equal.
     val_fraction : float
         Share held back where ingest chooses the split.
     """
-    looks = np.array([picture.look for picture in pictures], np.uint64)
-    split_given = all(record.split for record in source.records)
+    records = source.records
+    split_given = bool((records.splits != "").all())
     if not split_given:
         splits = choose_splits(
-            [record.id for record in source.records],
-            stack_image_labels(source.records),
-            group_near_duplicates(looks, max_bits=near_duplicate_bits),
+            records.ids,
+            records.image_labels,
+            group_near_duplicates(pictures.looks, max_bits=near_duplicate_bits),
             val_fraction=val_fraction,
         )
-        records = zip(source.records, splits, strict=True)
-        source = replace(
-            source, records=tuple(replace(record, split=str(split)) for record, split in records)
-        )
-    return Settled(source, build_index(source, pictures), looks, split_given)
+        source = replace(source, records=records.with_splits(splits))
+    return Settled(source, build_index(source, pictures), pictures.looks, split_given)
 
 
-def build_index(source: Source, pictures: Sequence[Outcome]) -> Index:
+def build_index(source: Source, pictures: Outcomes) -> Index:
     """Build the index of all pictures, in the order of their ids."""
     return Index(
         classes=source.classes,
-        ids=np.array([record.id for record in source.records]),
-        splits=np.array([record.split for record in source.records]),
-        sizes=np.array([picture.size for picture in pictures], np.int32),
-        original_sizes=np.array([picture.original_size for picture in pictures], np.int32),
-        image_labels=stack_image_labels(source.records),
+        ids=source.records.ids,
+        splits=source.records.splits,
+        sizes=pictures.sizes,
+        original_sizes=pictures.original_sizes,
+        image_labels=source.records.image_labels,
     )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsrg.sources.base import Reader, Record, Source, SourceError
+from dsrg.sources.base import Reader, Source, SourceError
 from dsrg.sources.coco import open_coco
 from dsrg.sources.detect import detect_kind
 from dsrg.sources.folder import open_folder
+from dsrg.sources.records import Record, Records
 from dsrg.sources.synthetic import open_synthetic
 from dsrg.sources.voc import open_voc
 
 KINDS = ("folder", "voc", "coco", "synthetic")
 
-__all__ = ["KINDS", "Reader", "Record", "Source", "SourceError", "detect_kind", "open_source"]
+__all__ = ["KINDS", "Reader", "Record", "Records", "Source", "SourceError", "detect_kind", "open_source"]
 
 
 def open_source(

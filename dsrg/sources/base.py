@@ -10,11 +10,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from dsrg.image import fit_size, read_image, read_mask, read_scaled_image, scale_image
 from dsrg.places import fetch, is_remote, list_below, reaching
 from dsrg.sources.files import compose, describe_strange_name, strip_suffix
-from dsrg.sources.regions import Drawing
+from dsrg.sources.records import Record, Records, is_file
 
 SPLITS = ("train", "val")
 MAX_LINES = 50
@@ -60,45 +59,6 @@ def list_problems(where: str, problems: Sequence[str]) -> str:
     if len(problems) > MAX_LINES:
         lines.append(f"  ... and {len(problems) - MAX_LINES} more")
     return "\n".join(lines)
-
-
-@dataclass(frozen=True, eq=False)
-class Record:
-    """One picture, undecoded.
-
-    Attributes
-    ----------
-    id : str
-        Unique name without suffix or slash.
-    split : str
-        ``train`` or ``val``; empty where ingest is to choose.
-    image_labels : (K,) bool
-        Which foreground classes the picture holds.
-    name : str
-        What an error calls it: the file's name relative to the source.
-    picture : Path or int
-        The file, or the number that a generator makes it from.
-    mask : Path, Drawing, or None
-        The file of its mask, or what it is to be drawn from, for the truth only.
-    saliency : Path or None
-        The file of its saliency map.
-    mask_name : str
-        What an error calls the mask.
-    """
-
-    id: str
-    split: str
-    image_labels: NDArray[np.bool_]
-    name: str
-    picture: Path | int
-    mask: Path | Drawing | None = None
-    saliency: Path | None = None
-    mask_name: str = ""
-
-
-def is_file(place: Path | Drawing | int | None) -> TypeGuard[Path]:
-    """Tell whether what a record names is a file, here or under a URL."""
-    return isinstance(place, Path) or is_remote(place)
 
 
 @contextlib.contextmanager
@@ -188,8 +148,8 @@ class Source:
         What an error calls the whole of it.
     classes : tuple of K str
         Foreground class names; class ``k`` has id ``k + 1``.
-    records : tuple of N Record
-        Sorted by id.
+    records : Records
+        ``N`` of them, sorted by id.
     reader : Reader
     gt_available : bool
         Whether any picture has a mask.
@@ -214,7 +174,7 @@ class Source:
     kind: str
     where: str
     classes: tuple[str, ...]
-    records: tuple[Record, ...]
+    records: Records
     reader: Reader
     gt_available: bool
     saliency_available: bool = False
@@ -254,11 +214,6 @@ def listing(path: Path, wanted: str, *, file: str = "is a file, not a folder") -
         raise SourceError(str(path), [f"cannot be listed ({error.strerror}: {error.filename})"]) from error
 
 
-def stack_image_labels(records: Sequence[Record]) -> NDArray[np.bool_]:
-    """Stack the image labels of all records: (N, K) bool."""
-    return np.stack([record.image_labels for record in records]).astype(bool)
-
-
 def count_things(count: int, noun: str) -> str:
     """Say how many: ``1 picture``, ``2 pictures``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
@@ -273,18 +228,6 @@ def make_id(name: str) -> str:
     'dog__1'
     """
     return compose(strip_suffix(name)).replace("/", "__")
-
-
-def find_clashes(records: Sequence[Record]) -> list[str]:
-    """Find ids that more than one record has; one problem for each."""
-    by_id: dict[str, list[str]] = defaultdict(list)
-    for record in records:
-        by_id[record.id].append(record.name)
-    return [
-        f"{' and '.join(names)}: both become the id `{key}`: rename one"
-        for key, names in by_id.items()
-        if len(names) > 1
-    ]
 
 
 def digest_records(classes: Sequence[str], records: Sequence[Record], lists: Sequence[Path] = ()) -> str:

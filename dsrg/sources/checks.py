@@ -113,13 +113,12 @@ def summarise_data(
     """
     rows = {split: index.rows(split) for split in SPLITS}
     unlabelled = index.ids[~index.image_labels.any(axis=1)]
-    labels = [(np.flatnonzero(row) + 1).tolist() for row in index.image_labels]
-    missing = [name for name, ids in zip(index.ids, held, strict=True) if ids is None]
-    without_saliency = [record.id for record in source.records if record.saliency is None]
+    without_mask = np.array([ids is None for ids in held]) & source.gt_available
+    without_saliency = ~source.records.have("saliency") & source.saliency_available
     contradicting = [
         name
-        for name, ids, wanted in zip(index.ids, held, labels, strict=True)
-        if ids is not None and list(ids) != wanted
+        for name, ids, wanted in zip(index.ids, held, index.image_labels, strict=True)
+        if ids is not None and list(ids) != (np.flatnonzero(wanted) + 1).tolist()
     ]
     return {
         "classes": list(index.classes),
@@ -137,12 +136,12 @@ def summarise_data(
         "without_row": _list_first(source.without_row),
         "masks": {
             "available": source.gt_available,
-            "missing": _list_first(missing if source.gt_available else []),
+            "missing": _list_first(index.ids[without_mask]),
             "contradict_image_labels": _list_first(contradicting),
         },
         "saliency": {
             "available": source.saliency_available,
-            "missing": _list_first(without_saliency if source.saliency_available else []),
+            "missing": _list_first(index.ids[without_saliency]),
         },
         "remarks": _list_first(source.remarks),
     }

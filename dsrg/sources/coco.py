@@ -28,17 +28,16 @@ from dsrg.labels import IGNORE_INDEX
 from dsrg.sources.base import (
     SPLITS,
     FileReader,
-    Record,
     Source,
     SourceError,
     count_things,
     digest_records,
-    find_clashes,
     listing,
     make_id,
 )
 from dsrg.sources.coco_classes import Grouping, group_categories
 from dsrg.sources.coco_json import Annotation, Instances, read_instances
+from dsrg.sources.records import Record, list_clashes, pack_records
 from dsrg.sources.regions import Drawing, Region, draw_regions
 
 _LAYOUT = (
@@ -124,17 +123,17 @@ def open_coco(path: Path, *, categories: Sequence[str] = ()) -> Source:
             _list_pictures(path, split, instances, grouping, found)
         if not found.records:
             raise SourceError(str(path), found.problems or ["no picture has any of the categories"])
-        found.records.sort(key=lambda record: record.id)
+        records = pack_records(sorted(found.records, key=lambda record: record.id))
         lists = tuple(files.values())
-        fingerprint = digest_records(grouping.classes, found.records, lists)
+        fingerprint = digest_records(grouping.classes, records, lists)
     return Source(
         kind="coco",
         where=str(path),
         classes=grouping.classes,
-        records=tuple(found.records),
+        records=records,
         reader=CocoReader(),
-        gt_available=any(record.mask is not None for record in found.records),
-        problems=(*found.problems, *find_clashes(found.records)),
+        gt_available=bool(records.have("mask").any()),
+        problems=(*found.problems, *list_clashes(records)),
         home=" or ".join(file.name for file in lists),
         way_out="take it out of `source.categories`, or annotate some",
         remarks=(*grouping.remarks, *found.remarks),

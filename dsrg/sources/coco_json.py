@@ -15,7 +15,7 @@ _SECTIONS = ("images", "annotations", "categories")
 _KEPT = ("image_id", "category_id", "iscrowd", "segmentation")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One entry of ``images``; ``size`` is (height, width), or None where it is not given."""
 
@@ -24,7 +24,7 @@ class Picture:
     size: tuple[int, int] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Annotation:
     """One entry of ``annotations``; ``outline`` is None where it gives no segmentation."""
 

@@ -12,7 +12,7 @@ from dsrg.sources.lists import BACKGROUND_NAME, read_split_lists
 from dsrg.sources.tables import Row
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A picture with its labels; `split` is empty where it is not given, `aliases` are copies of it."""
 

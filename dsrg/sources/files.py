@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,7 +30,7 @@ class Files:
     root: Path
     names: tuple[str, ...]
     by_name: dict[str, str]
-    by_stem: dict[str, list[str]]
+    by_stem: dict[str, tuple[str, ...]]
     others: dict[str, str]
 
     def find(self, written: str) -> str:
@@ -47,7 +46,7 @@ class Files:
             key = str(PurePosixPath(*pure.parts[1:]))  # written from the folder above
         if key in self.by_name:
             return self.by_name[key]
-        found = self.by_stem.get(key, [])
+        found = self.by_stem.get(key, ())
         if len(found) > 1:
             raise LookupError(f"could be {' or '.join(found)}: write it with its suffix")
         if not found:
@@ -78,10 +77,11 @@ def index_files(root: Path, *, leave_out: Sequence[str] = ()) -> Files:
         else:
             others[compose(strip_suffix(name))] = name
     names.sort()
-    by_stem: dict[str, list[str]] = defaultdict(list)
+    by_stem: dict[str, tuple[str, ...]] = {}
     for name in names:
-        by_stem[compose(strip_suffix(name))].append(name)
-    return Files(root, tuple(names), {compose(name): name for name in names}, dict(by_stem), others)
+        stem = compose(strip_suffix(name))
+        by_stem[stem] = (*by_stem.get(stem, ()), name)
+    return Files(root, tuple(names), {compose(name): name for name in names}, by_stem, others)
 
 
 def describe_strange_name(error: UnicodeEncodeError) -> str:

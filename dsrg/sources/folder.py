@@ -27,20 +27,18 @@ from dsrg.image import read_mask
 from dsrg.sources.base import (
     SPLITS,
     FileReader,
-    Record,
     Source,
     SourceError,
     digest_records,
-    find_clashes,
-    is_file,
     listing,
     make_id,
 )
 from dsrg.sources.class_folders import list_class_folders
-from dsrg.sources.entries import Found, apply_split_lists, match_rows
+from dsrg.sources.entries import Entry, Found, apply_split_lists, match_rows
 from dsrg.sources.files import index_files, index_maps, strip_suffix
 from dsrg.sources.label_json import read_json
 from dsrg.sources.lists import BACKGROUND_NAME, check_classes, read_classes
+from dsrg.sources.records import Record, is_file, list_clashes, pack_records
 from dsrg.sources.tables import read_table
 
 TABLES = ("labels.csv", "labels.json")
@@ -134,33 +132,32 @@ def _build_source(path: Path, found: Found, *, home: str) -> Source:
     find_mask, mask_remarks = index_maps(path / "masks", names)
     find_saliency, saliency_remarks = index_maps(path / "saliency", names)
     position = {name: k for k, name in enumerate(classes)}
-    records = []
-    for entry in entries:
+
+    def build_record(entry: Entry) -> Record:
         own = (entry.name, *entry.aliases)
         image_labels = np.zeros(len(classes), bool)
         image_labels[[position[name] for name in entry.class_names if name in position]] = True
-        records.append(
-            Record(
-                id=make_id(entry.name),
-                split=entry.split if entry.split in SPLITS else "",
-                image_labels=image_labels,
-                name=(files.root / entry.name).relative_to(path).as_posix(),
-                picture=files.root / entry.name,
-                mask=next(filter(None, map(find_mask, own)), None),
-                saliency=next(filter(None, map(find_saliency, own)), None),
-                mask_name=f"masks/{strip_suffix(entry.name)}.png",
-            )
+        return Record(
+            id=make_id(entry.name),
+            split=entry.split if entry.split in SPLITS else "",
+            image_labels=image_labels,
+            name=(files.root / entry.name).relative_to(path).as_posix(),
+            picture=files.root / entry.name,
+            mask=next(filter(None, map(find_mask, own)), None),
+            saliency=next(filter(None, map(find_saliency, own)), None),
+            mask_name=f"masks/{strip_suffix(entry.name)}.png",
         )
-    records.sort(key=lambda record: record.id)
-    problems += find_clashes(records)
+
+    records = pack_records(map(build_record, sorted(entries, key=lambda entry: make_id(entry.name))))
+    problems += list_clashes(records)
     return Source(
         kind="folder",
         where=str(path),
         classes=classes,
-        records=tuple(records),
+        records=records,
         reader=FolderReader(),
-        gt_available=any(record.mask is not None for record in records),
-        saliency_available=any(record.saliency is not None for record in records),
+        gt_available=bool(records.have("mask").any()),
+        saliency_available=bool(records.have("saliency").any()),
         problems=tuple(problems),
         without_row=tuple(found.without_row),
         without_class=tuple(entry.name for entry in entries if not entry.class_names),

@@ -16,7 +16,7 @@ _MIN_NUMBERS = 6
 _FARTHEST = 100_000  # pycocotools walks along every edge: one wild number would fill the memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Outline:
     """What one annotation covers, packed so that hundreds of thousands fit into memory.
 
@@ -35,7 +35,7 @@ class Outline:
     size: tuple[int, int] = (0, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Region:
     """One annotation of a picture: its class id, or 255 for a crowd, and what it covers."""
 
@@ -43,7 +43,7 @@ class Region:
     outline: Outline
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Drawing:
     """All regions of one picture, whose entered size is (height, width): a mask that is not drawn yet."""
 

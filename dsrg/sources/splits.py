@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+_HASH = np.dtype("S32")
+
 
 def choose_splits(
-    ids: Sequence[str],
+    ids: Sequence[str] | NDArray[np.str_],
     image_labels: NDArray[np.bool_],
     groups: NDArray[np.int64],
     *,
@@ -27,11 +28,11 @@ def choose_splits(
 
     Parameters
     ----------
-    ids : sequence of N str
+    ids : (N,) str, or a sequence of such
     image_labels : (N, K) bool
         Not modified.
     groups : (N,) int64
-        Pictures of one number stay together.
+        Pictures of one number, which is not negative, stay together.
     val_fraction : float
         In (0, 1).
 
@@ -39,38 +40,41 @@ def choose_splits(
     -------
     (N,) str
     """
-    members: dict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(groups):
-        members[int(group)].append(row)
-    strata: dict[int, list[list[int]]] = defaultdict(list)
+    hashes = np.fromiter((_hash_id(str(name)) for name in ids), _HASH, len(ids))
+    order = np.lexsort((hashes, groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    firsts = order[starts]  # of every group the picture whose hash is lowest
+    counts = np.diff(starts, append=len(order))
     rarity = np.argsort(np.argsort(image_labels.sum(axis=0), kind="stable"), kind="stable")
-    for rows in members.values():
-        rows.sort(key=lambda row: _hash_id(ids[row]))
-        held = np.flatnonzero(image_labels[rows[0]])
-        strata[int(held[np.argmin(rarity[held])]) if len(held) else -1].append(rows)
+    none = len(rarity)
+    strata = np.where(image_labels[firsts], rarity, none).min(axis=1, initial=none)
+    in_val = np.zeros(len(starts), bool)
+    for stratum in np.unique(strata):
+        rows = np.flatnonzero(strata == stratum)
+        rows = rows[np.argsort(hashes[firsts[rows]])]
+        in_val[rows[_pick_groups(counts[rows], val_fraction)]] = True
     splits = np.full(len(ids), "train", dtype="<U5")
-    for stratum in strata.values():
-        splits[_pick_rows(stratum, ids, val_fraction)] = "val"
+    splits[order[np.repeat(in_val, counts)]] = "val"
     for missing in np.flatnonzero(~image_labels[splits == "train"].any(axis=0) & image_labels.any(axis=0)):
         if not image_labels[splits == "train", missing].any():
-            holders = np.flatnonzero(image_labels[:, missing]).tolist()
-            first = min(holders, key=lambda row: _hash_id(ids[row]))
-            splits[members[int(groups[first])]] = "train"
+            holders = np.flatnonzero(image_labels[:, missing])
+            first = holders[np.argmin(hashes[holders])]
+            splits[groups == groups[first]] = "train"
     return splits
 
 
-def _pick_rows(stratum: list[list[int]], ids: Sequence[str], val_fraction: float) -> list[int]:
-    if len(stratum) < 2:
+def _pick_groups(counts: NDArray[np.int64], val_fraction: float) -> list[int]:
+    """Pick the groups of one stratum, of so many pictures each, that go to ``val``."""
+    if len(counts) < 2:
         return []
-    stratum.sort(key=lambda rows: _hash_id(ids[rows[0]]))
-    wanted = max(1, round(val_fraction * sum(len(rows) for rows in stratum)))
+    wanted = max(1, round(val_fraction * int(counts.sum())))
     picked: list[int] = []
-    taken = 0
-    for rows in stratum:
-        if len(picked) + len(rows) <= wanted and taken < len(stratum) - 1:
-            picked += rows
-            taken += 1
-    return picked or min(stratum, key=len)
+    total = 0
+    for number, count in enumerate(counts.tolist()):
+        if total + count <= wanted and len(picked) < len(counts) - 1:
+            picked.append(number)
+            total += count
+    return picked or [int(counts.argmin())]
 
 
 def _hash_id(name: str) -> bytes:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.sources.base import SPLITS, Reader, Record, Source
+from dsrg.sources.base import SPLITS, Reader, Source
 from dsrg.sources.emblems import CLASSES, Float
+from dsrg.sources.records import Record, pack_records
 from dsrg.sources.scenes import PHOTOGRAPHS, Plan, Shape, cut_shape, draw_gt_label, draw_image, find_window
 
 _TEXTURES = ("stripes", "spots", "marble")
@@ -142,16 +143,16 @@ def open_synthetic(*, num_train: int, num_val: int, size: int, random_seed: int)
     Source
     """
     reader = SyntheticReader(size, random_seed)
-    records = [
+    records = (
         _list_record(random_seed, size, split, number)
         for split, count in zip(SPLITS, (num_train, num_val), strict=True)
         for number in range(count)
-    ]
+    )
     return Source(
         kind="synthetic",
         where="synthetic",
         classes=CLASSES,
-        records=tuple(records),
+        records=pack_records(records),
         reader=reader,
         gt_available=True,
         fingerprint=f"synthetic {num_train} {num_val} {size} {random_seed}",

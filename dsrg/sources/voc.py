@@ -34,19 +34,17 @@ from dsrg.labels import BACKGROUND, IGNORE_INDEX
 from dsrg.places import fetch, is_remote
 from dsrg.sources.base import (
     FileReader,
-    Record,
     Source,
     SourceError,
     count_things,
     digest_records,
-    find_clashes,
-    is_file,
     listing,
     make_id,
 )
 from dsrg.sources.files import Files, index_files, strip_suffix
 from dsrg.sources.ids import check_ids, list_held
 from dsrg.sources.lists import check_classes, describe_unknown, read_classes, read_text
+from dsrg.sources.records import Record, is_file, list_clashes, pack_records
 
 VOC_CLASSES = (
     *("aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -127,7 +125,7 @@ def open_voc(path: Path, *, image_labels: str = "xml") -> Source:
         return _list_year(found[0], image_labels=image_labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     """A picture of a list: its file below ``JPEGImages``, and how an error calls its line."""
 
@@ -169,21 +167,16 @@ def _list_year(root: Path, *, image_labels: str) -> Source:
     if len(classes) < len(names):
         unused = ", ".join(name for name in names if name not in used)
         remarks.append(f"no picture holds {unused}: no classes here, and ignored in masks")
-    records = sorted(
-        (
-            _build_record(files.root, entry, found, classes)
-            for entry, found in zip(entries, held, strict=True)
-        ),
-        key=lambda record: record.id,
-    )
+    pairs = sorted(zip(entries, held, strict=True), key=lambda pair: make_id(pair[0].name))
+    records = pack_records(_build_record(files.root, entry, found, classes) for entry, found in pairs)
     return Source(
         kind="voc",
         where=str(root),
         classes=classes,
-        records=tuple(records),
+        records=records,
         reader=VocReader(_map_ids(names, classes)),
-        gt_available=any(record.mask is not None for record in records),
-        problems=(*problems, *find_clashes(records)),
+        gt_available=bool(records.have("mask").any()),
+        problems=(*problems, *list_clashes(records)),
         without_class=tuple(
             f"JPEGImages/{entry.name}"
             for entry, found in zip(entries, held, strict=True)
