@@ -19,9 +19,11 @@ from dsrg.scoring import (
     sweep_exponents,
     sweep_thresholds,
 )
-from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
+from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks import console
 from tasks.params import Params
+from tasks.pictures import open_images
+from tasks.prepared import forget
 from tasks.shards import map_shards
 from tasks.workspace import Workspace
 
@@ -85,8 +87,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/cams.zarr``, ``data/cues.zarr``
     Writes: ``metrics/baseline.json``
     """
+    forget()
     paths = {name: workspace.path(f"data/{name}.zarr") for name in ("images", "truth", "cams", "cues")}
-    index = ImageStore(paths["images"]).index
+    index = open_images(paths["images"]).index
     truth = LabelStore(paths["truth"], "gt_label", stage="ingest")
     if not truth.attributes["available"]:
         workspace.write_json(METRICS, {"available": False})
@@ -117,7 +120,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 def sweep_rows(job: SweepJob) -> SweepCounts:
     """Count the pictures of one job."""
-    images = ImageStore(job.images)
+    images = open_images(job.images)
     index = images.index
     truth = LabelStore(job.truth, "gt_label", stage="ingest")
     cues = LabelStore(job.cues, "cue", stage="cues")

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from dsrg.cam import CAM_STRIDE, choose_affinity_grid, choose_view_side, normalise_cams, spread_cams
 from dsrg.inference import ActivationMaps, activate_and_describe, activate_views
 from dsrg.models import load_classifier, read_model_digest
-from dsrg.store import ImageStore
 from tasks.inference import make_ready
 from tasks.params import Params
+from tasks.pictures import open_images
+from tasks.prepared import forget
 from tasks.score_maps import Computer, fill_score_store
 from tasks.workspace import Workspace
 
@@ -26,7 +27,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``data/cams.zarr``.
     """
     settings = params.cams
-    images = ImageStore(workspace.path("data/images.zarr"))
+    forget()
+    images = open_images(workspace.path("data/images.zarr"))
     index = images.index
     model_path = workspace.path("data/classifier.safetensors")
     rows = index.rows("train").tolist()
@@ -55,7 +57,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 def prepare_cams(params: Params, images: Path, model: Path) -> Computer:
     """Prepare a classifier to compute the CAMs of the pictures of a store."""
     settings = params.cams
-    index = ImageStore(images).index
+    index = open_images(images).index
     classifier, _ = load_classifier(model, output_stride=settings.output_stride)
     network = ActivationMaps(classifier, features=settings.affinity_power > 0)
     ready = make_ready(network, params.compute, pictures=len(index.rows("train")))

@@ -17,6 +17,7 @@ from tasks import console
 from tasks.errors import UserError
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
+from tasks.pictures import open_images
 from tasks.prepared import forget, once_per_work
 from tasks.workspace import Workspace
 
@@ -40,7 +41,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/cams.zarr``, ``data/saliency.zarr``.
     Writes: ``data/cues.zarr``, ``metrics/cues.json`` (how much is labelled; no truth is read).
     """
-    images = ImageStore(workspace.path("data/images.zarr"))
+    forget()
+    images = open_images(workspace.path("data/images.zarr"))
     cams = ScoreStore(workspace.path("data/cams.zarr"), "cam", stage="cams")
     saliency = LabelStore(workspace.path("data/saliency.zarr"), "saliency", stage="ingest")
     if params.cues.background == "saliency" and not saliency.attributes["available"]:
@@ -57,7 +59,6 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
         "saliency": saliency.attributes["digest"],
         "cues": settings,
     }
-    forget()
     with workspace.stage("cues", fingerprint=fingerprint, stores=params.compute.stores) as work:
         if params.cues.rule == "agreement" and params.cues.exponent == 0:
             histogram = _count_cam_values(cams, images, rows)
@@ -88,7 +89,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 def pick_cues(lot: CueLot) -> list[NDArray[np.uint8]]:
     """Pick the cues of a few pictures."""
-    images, cams, saliency = _open(lot.images, lot.cams, lot.saliency)
+    images = open_images(lot.images)
+    cams, saliency = _open(lot.cams, lot.saliency)
     settings = dict(lot.settings)
     rule = settings.pop("rule")
     picked = []
@@ -135,12 +137,8 @@ def _count_cam_values(cams: ScoreStore, images: ImageStore, rows: list[int]) -> 
 
 
 @once_per_work
-def _open(images: Path, cams: Path, saliency: Path) -> tuple[ImageStore, ScoreStore, LabelStore]:
-    return (
-        ImageStore(images),
-        ScoreStore(cams, "cam", stage="cams"),
-        LabelStore(saliency, "saliency", stage="ingest"),
-    )
+def _open(cams: Path, saliency: Path) -> tuple[ScoreStore, LabelStore]:
+    return ScoreStore(cams, "cam", stage="cams"), LabelStore(saliency, "saliency", stage="ingest")
 
 
 def _summarise(cues: LabelStore, images: ImageStore, rows: list[int]) -> dict[str, float]:

@@ -20,10 +20,12 @@ from dsrg.panels import choose_rows, draw_panel, overlay_cam, stack_panels, writ
 from dsrg.ranking import rank_rows
 from dsrg.scaling import scale_maps
 from dsrg.scoring import summarise_labels
-from dsrg.store import ImageStore, Index, LabelStore, ScoreStore, count_cells
+from dsrg.store import Index, LabelStore, ScoreStore, count_cells
 from tasks import console, study
 from tasks.params import Params
+from tasks.pictures import open_images
 from tasks.prediction import PictureScore, draw_val, predict_rows, score_pictures, summarise_val
+from tasks.prepared import forget
 from tasks.shards import map_shards
 from tasks.tiles import INDEX, Column, list_colours, write_tiles
 from tasks.workspace import StageWork, Workspace
@@ -104,8 +106,9 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     from dsrg.models import read_model_digest
 
     assert round_key is not None
+    forget()
     inputs = Inputs.locate(workspace, round_key)
-    images = ImageStore(inputs.images)
+    images = open_images(inputs.images)
     truth = inputs.open_truth()
     fingerprint = {
         "evaluate": params.evaluate.model_dump(),
@@ -160,7 +163,7 @@ def score_image_labels(inputs: Inputs, params: Params, work: StageWork, rows: li
     dict
         ``images``: how many; ``raw`` and ``crf``, each as of `dsrg.agreement.score_agreement`.
     """
-    index = ImageStore(inputs.images).index
+    index = open_images(inputs.images).index
     areas = np.zeros((2, len(rows), index.num_classes))
     for number, row in enumerate(rows):
         for kind, label_map in enumerate(inputs.show(work, params, row)):
@@ -172,7 +175,7 @@ def score_image_labels(inputs: Inputs, params: Params, work: StageWork, rows: li
 
 def score_train(inputs: Inputs, params: Params) -> dict[str, Any]:
     """Score cues, seeds and pseudo-labels of the train split."""
-    index = ImageStore(inputs.images).index
+    index = open_images(inputs.images).index
     rows = [int(row) for row in index.rows("train")]
     jobs = [
         CountJob(inputs, tuple(rows[start : start + _ROWS_PER_JOB]))
@@ -189,7 +192,7 @@ def score_train(inputs: Inputs, params: Params) -> dict[str, Any]:
 
 def count_rows(job: CountJob) -> NDArray[np.int64]:
     """Count the labels of one job's pictures: (3, C, C + 1) int64 for cues, seeds, pseudo-labels."""
-    index = ImageStore(job.inputs.images).index
+    index = open_images(job.inputs.images).index
     truth = job.inputs.open_truth()
     counts = np.zeros((len(_NAMES), index.num_classes, index.num_classes + 1), np.int64)
     stores = [job.inputs.open_labels(kind) for kind in _NAMES]
@@ -209,7 +212,7 @@ def draw_panels(inputs: Inputs, params: Params, work: StageWork, *, available: b
     folder = work.partial("panels")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    index = ImageStore(inputs.images).index
+    index = open_images(inputs.images).index
     for split in ("train", "val"):
         rows = _choose_rows(index, params, split)
         if split == "val":
@@ -241,7 +244,7 @@ def write_steps(
     inputs: Inputs, params: Params, work: StageWork, folder: Path, *, available: bool
 ) -> list[dict[str, Any]]:
     """Write the tiles of a few train pictures, from CAM to pseudo-label; describe them."""
-    index = ImageStore(inputs.images).index
+    index = open_images(inputs.images).index
     steps = []
     for number, row in enumerate(_choose_rows(index, params, "train")[:_STEPS]):
         columns = _list_columns(inputs, params, work, row, split="train", available=available)
@@ -268,7 +271,7 @@ def write_ranked(
     dict
         ``measure``: ``iou`` or ``disagreement``; ``pictures``: id and scores of all; ``ranked``: tiles.
     """
-    index = ImageStore(inputs.images).index
+    index = open_images(inputs.images).index
     measure = "iou" if available else "disagreement"
     by_row = {score.row: score for score in scores}
     groups = rank_rows(
@@ -304,7 +307,7 @@ def _choose_rows(index: Index, params: Params, split: str) -> list[int]:
 def _list_columns(
     inputs: Inputs, params: Params, work: StageWork, row: int, *, split: str, available: bool
 ) -> list[Column]:
-    images = ImageStore(inputs.images)
+    images = open_images(inputs.images)
     size = images.index.sizes[row]
     picture = images.read_image(row)
     columns = [Column("picture", picture)]

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from dsrg.metrics import count_pixels
 from dsrg.ranking import measure_disagreement, score_picture
 from dsrg.scoring import list_likely, refine_prediction, summarise_predictions
-from dsrg.store import ImageStore, LabelStore
+from dsrg.store import LabelStore
 from tasks import console
 from tasks.inference import make_ready
 from tasks.params import Params
+from tasks.pictures import open_images
 from tasks.prepared import prepare_once
 from tasks.schema import NO_CLUSTER
 from tasks.shards import map_in_threads, map_shards
@@ -95,7 +96,7 @@ def score_val(
     description: str,
 ) -> dict[str, Any]:
     """Score a segmenter on the val split, as it is and with a CRF; see `score_pictures`, `summarise_val`."""
-    index = ImageStore(images).index
+    index = open_images(images).index
     rows = [int(row) for row in index.rows("val")]
     scores = score_pictures(
         segmenter,
@@ -142,7 +143,7 @@ def score_pictures(
     description : str
         Shown with the progress.
     """
-    index = ImageStore(images).index
+    index = open_images(images).index
     predict_rows(segmenter, params, work, images=images, rows=rows, description=f"{description} predict")
     crf = describe_crf(params, log_odds)
     jobs = [
@@ -235,7 +236,7 @@ def prepare_predictor(
     from dsrg.inference import ProbabilityMaps, predict_probs
     from dsrg.models import load_segmenter
 
-    store = ImageStore(images)
+    store = open_images(images)
     network, _ = load_segmenter(segmenter)
     ready = make_ready(ProbabilityMaps(network), params.compute, pictures=pictures)
 
@@ -289,7 +290,7 @@ def _keep(place: Path, **arrays: NDArray[Any]) -> None:
 
 def score_rows(job: ScoreJob) -> Scores:
     """Refine, count and score the pictures of one job."""
-    images = ImageStore(job.images)
+    images = open_images(job.images)
     truth = LabelStore(job.truth, "gt_label", stage="ingest") if job.truth else None
     scores = Scores(np.zeros((2, job.num_classes, job.num_classes + 1), np.int64), [])
     for row in job.rows:
@@ -308,7 +309,7 @@ def draw_val(
     work: StageWork, params: Params, *, images: Path, row: int, log_odds: float
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Read a predicted val picture's label maps for a panel, as predicted and with the CRF."""
-    picture = ImageStore(images).read_image(row)
+    picture = open_images(images).read_image(row)
     return read_prediction(_folder(work), row, picture, crf=describe_crf(params, log_odds))
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar, cast
+from functools import lru_cache, wraps
+from typing import Any, ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
 Made = TypeVar("Made")
@@ -17,10 +17,16 @@ _work = ""
 
 
 def once_per_work(function: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
-    """Have a function keep its last answer until :func:`forget` is called."""
+    """Have a function keep its last answer until :func:`forget` is called; threads wait for each other."""
     cached = lru_cache(maxsize=1)(function)
     _caches.append(cached)
-    return cast(Callable[Arguments, Made], cached)
+
+    @wraps(function)
+    def ask(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        with _lock:
+            return cached(*args, **kwargs)  # type: ignore[arg-type]
+
+    return ask
 
 
 def prepare_once(key: str, prepare: Callable[[], Made]) -> Made:

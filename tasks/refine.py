@@ -13,9 +13,10 @@ from dsrg.cam import CAM_STRIDE
 from dsrg.labels import list_present
 from dsrg.relabelling import draw_pseudo_label
 from dsrg.scaling import scale_maps
-from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
+from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
+from tasks.pictures import open_images
 from tasks.prepared import forget, once_per_work
 from tasks.workspace import Workspace
 
@@ -38,8 +39,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``data/rounds/R/pseudo_labels.zarr``.
     """
     folder = f"data/rounds/{round_key}"
-    images = ImageStore(workspace.path("data/images.zarr"))
     forget()
+    images = open_images(workspace.path("data/images.zarr"))
     seeds, probs = _open_seeds(workspace.path(f"{folder}/seeds.zarr"), workspace.path(f"{folder}/probs.zarr"))
     settings = params.refine.model_dump()
     fingerprint = {
@@ -69,7 +70,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 def draw_pseudo_labels(lot: RefineLot) -> list[NDArray[np.uint8]]:
     """Draw the pseudo-labels of a few pictures."""
-    images = _open_images(lot.images)
+    images = open_images(lot.images)
     seeds, probs = _open_seeds(lot.seeds, lot.probs)
     drawn = []
     for row in lot.rows:
@@ -86,11 +87,6 @@ def draw_pseudo_labels(lot: RefineLot) -> list[NDArray[np.uint8]]:
             )
         )
     return drawn
-
-
-@once_per_work
-def _open_images(path: Path) -> ImageStore:
-    return ImageStore(path)
 
 
 @once_per_work

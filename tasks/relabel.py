@@ -16,10 +16,11 @@ from dsrg.labels import list_present
 from dsrg.models import load_segmenter, read_model_digest
 from dsrg.relabelling import keep_present
 from dsrg.scaling import scale_maps
-from dsrg.store import ImageStore, LabelStore, ScoreStore, count_cells
+from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks.inference import make_ready
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
+from tasks.pictures import open_images
 from tasks.prepared import forget, once_per_work
 from tasks.score_maps import Computer, fill_score_store
 from tasks.workspace import Workspace
@@ -42,7 +43,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/cues.zarr``, ``data/rounds/R/segmenter.safetensors``.
     Writes: ``data/rounds/R/probs.zarr``, ``data/rounds/R/seeds.zarr``.
     """
-    images = ImageStore(workspace.path("data/images.zarr"))
+    forget()
+    images = open_images(workspace.path("data/images.zarr"))
     cues = LabelStore(workspace.path("data/cues.zarr"), "cue", stage="cues")
     folder = f"data/rounds/{round_key}"
     model_path = workspace.path(f"{folder}/segmenter.safetensors")
@@ -56,7 +58,6 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     }
     name = f"relabel@{round_key}"
     thresholds = {"fg_threshold": settings.fg_threshold, "bg_threshold": settings.bg_threshold}
-    forget()
     with workspace.stage(name, fingerprint=fingerprint, stores=params.compute.stores) as work:
         probs = fill_score_store(
             partial(prepare_probs, params, images.path, model_path),
@@ -90,7 +91,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
 
 def prepare_probs(params: Params, images: Path, model: Path) -> Computer:
     """Prepare a segmenter to compute the probabilities, of each picture's own classes, in a store."""
-    index = ImageStore(images).index
+    index = open_images(images).index
     segmenter, _ = load_segmenter(model)
     ready = make_ready(ProbabilityMaps(segmenter), params.compute, pictures=len(index.rows("train")))
 
@@ -112,7 +113,8 @@ def prepare_probs(params: Params, images: Path, model: Path) -> Computer:
 
 def grow_cues(lot: GrowLot) -> list[NDArray[np.uint8]]:
     """Grow the cues of a few pictures at picture size."""
-    images, cues, probs = _open(lot.images, lot.cues, lot.probs)
+    images = open_images(lot.images)
+    cues, probs = _open(lot.cues, lot.probs)
     grown = []
     for row in lot.rows:
         size = images.index.sizes[row]
@@ -124,9 +126,5 @@ def grow_cues(lot: GrowLot) -> list[NDArray[np.uint8]]:
 
 
 @once_per_work
-def _open(images: Path, cues: Path, probs: Path) -> tuple[ImageStore, LabelStore, ScoreStore]:
-    return (
-        ImageStore(images),
-        LabelStore(cues, "cue", stage="cues"),
-        ScoreStore(probs, "probs", stage="relabel"),
-    )
+def _open(cues: Path, probs: Path) -> tuple[LabelStore, ScoreStore]:
+    return LabelStore(cues, "cue", stage="cues"), ScoreStore(probs, "probs", stage="relabel")

@@ -16,6 +16,7 @@ from dsrg.groups import finish_store, iterate_shards, write_rows
 from dsrg.inference import group_by_size
 from dsrg.store import SHARD_IMAGES, ImageStore, create_score_store
 from tasks import console
+from tasks.pictures import open_images
 from tasks.prepared import prepare_once
 from tasks.schema import NO_CLUSTER, Compute
 from tasks.shards import map_in_threads, map_shards
@@ -151,7 +152,7 @@ def _fill_here(
 def _fill_elsewhere(prepare: Callable[[], Computer], shard: _Shard) -> int:
     """Fill a shard, in a worker of a cluster, whose threads each fill one; return its number."""
     computer = prepare_once(shard.array, prepare)
-    _fill(shard, ImageStore(shard.images), computer, threads=1, tell=lambda _: None)
+    _fill(shard, open_images(shard.images), computer, threads=1, tell=lambda _: None)
     return shard.number
 
 
