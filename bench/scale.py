@@ -36,7 +36,7 @@ from tests.tiny_project import build_params, write_params
 
 SIDE = 64
 MIB = 2**20
-STAGES = ("ingest", "cams", "cues", "relabel@1", "refine@1")
+STAGES = ("ingest", "cams", "cues", "baseline", "relabel@1", "refine@1", "evaluate@1")
 NETWORKS = ("data/classifier.safetensors", "data/rounds/1/segmenter.safetensors")
 Row = dict[str, Any]
 
@@ -52,10 +52,11 @@ def write_project(root: Path, pictures: int) -> None:
         ingest={"canvas": SIDE},
         classify={"crop_size": 32},
         cams={"size": 32, "affinity_power": 0.0, **view},
-        cues={"rule": "threshold"},
+        cues={"rule": "threshold", "crf": {"iterations": 1}},
         train={"crop_size": 32},
         relabel=view,
         refine={"crf": {"iterations": 1}},
+        evaluate={"crf": {"iterations": 1}, **view},
         compute={"workers": 2},
     )
     root.mkdir(parents=True)

@@ -73,7 +73,8 @@ def fill_label_store(
     if not work.is_done(f"created-{store}"):
         create_label_store(path, array, count=count, canvas=canvas, attributes=dict(attributes))
         work.mark_done(f"created-{store}")
-    wanted = {int(row) for row in rows}
+    wanted = np.zeros(count, bool)
+    wanted[list(rows)] = True
     shards = [
         _Shard(
             number=number,
@@ -86,7 +87,7 @@ def fill_label_store(
         )
         for number, span in iterate_shards(count, SHARD_LABEL_MAPS)
         if not work.is_done(f"{store}-{number}")
-        for own in [tuple(row for row in range(span.start, span.stop) if row in wanted)]
+        for own in [tuple((np.flatnonzero(wanted[span]) + span.start).tolist())]
     ]
     if compute.cluster == NO_CLUSTER:
         lots = [lot for shard in shards for lot in shard.lots]

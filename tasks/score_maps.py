@@ -100,7 +100,8 @@ def fill_score_store(
         grid = images.canvas // CAM_STRIDE
         create_score_store(path, array, count=count, planes=planes, grid=grid, attributes=about)
         work.mark_done(f"created-{array}")
-    wanted = set(rows)
+    wanted = np.zeros(count, bool)
+    wanted[list(rows)] = True
     shards = [
         _Shard(
             number,
@@ -109,13 +110,13 @@ def fill_score_store(
             array,
             span,
             planes,
-            tuple(row for row in range(span.start, span.stop) if row in wanted),
+            tuple((np.flatnonzero(wanted[span]) + span.start).tolist()),
         )
         for number, span in iterate_shards(count, SHARD_IMAGES)
         if not work.is_done(f"{array}-{number}")
     ]
     if compute.cluster == NO_CLUSTER:
-        _fill_here(prepare, images, shards, work=work, total=len(wanted), description=description)
+        _fill_here(prepare, images, shards, work=work, total=len(rows), description=description)
     else:
         fill = partial(_fill_elsewhere, prepare)
         for number in map_shards(fill, shards, compute=compute, description=description):
