@@ -10,9 +10,10 @@ Three things, each on ever larger data sets:
 
 Writes ``bench/scale.json``.
 
-    python -m bench.scale                                # an hour on two cores
+    python -m bench.scale                                # an hour and a quarter on two cores
     python -m bench.scale maps versions                  # the rest as measured before
     python -m bench.scale stages --pictures 1000 10000
+    python -m bench.scale stages --until ingest          # the other stages as measured before
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests.tiny_project import build_params, write_params
 SIDE = 64
 MIB = 2**20
 STAGES = ("ingest", "cams", "cues", "baseline", "relabel@1", "refine@1", "evaluate@1")
+BEFORE = ("ingest", "classify", "cams", "cues", "train@1")  # once, for the networks
 NETWORKS = ("data/classifier.safetensors", "data/rounds/1/segmenter.safetensors")
 Row = dict[str, Any]
 
@@ -63,20 +65,21 @@ def write_project(root: Path, pictures: int) -> None:
     write_params(params, root)
 
 
-def measure_stages(counts: Sequence[int]) -> Iterator[Row]:
+def measure_stages(counts: Sequence[int], stages: Sequence[str] = STAGES) -> Iterator[Row]:
     """Run the stages on every size; what a stage costs at the smallest is its start, and is taken off."""
+    first = BEFORE if len(stages) > 1 else BEFORE[:1]
     start: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory() as name:
         smallest = Path(name) / str(counts[0])
         for count in counts:
             root = Path(name) / str(count)
             write_project(root, count)
-            for label in ("ingest", "classify", "cams", "cues", "train@1") if count == counts[0] else ():
+            for label in first if count == counts[0] else ():
                 run_stage(root, label)
-            for network in NETWORKS if count != counts[0] else ():
+            for network in NETWORKS if count != counts[0] and first == BEFORE else ():
                 (root / network).parent.mkdir(parents=True, exist_ok=True)
                 (root / network).write_bytes((smallest / network).read_bytes())
-            for label in STAGES:
+            for label in stages:
                 cost = run_stage(root, label)
                 before = start.setdefault(label, cost)
                 shards = (count - counts[0]) / SHARD_IMAGES
@@ -169,6 +172,7 @@ def main() -> None:
     )
     parser.add_argument("what", nargs="*", default=["stages", "maps", "versions"])
     parser.add_argument("--pictures", nargs="+", type=int, default=[1000, 10_000, 100_000])
+    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to measure")
     parser.add_argument("--jobs", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--objects", nargs="+", type=int, default=[10, 1000, 10_000])
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -177,13 +181,15 @@ def main() -> None:
         hand_out(options.child, options.jobs[0])
         return
     numbers = {key: value for key, value in read_result(__file__).items() if isinstance(value, list)}
+    stages = STAGES[: STAGES.index(options.until) + 1]
     measures = {
-        "stages": lambda: measure_stages(options.pictures),
+        "stages": lambda: measure_stages(options.pictures, stages),
         "maps": lambda: measure_maps(options.jobs),
         "versions": lambda: measure_versions(options.objects),
     }
     for what in options.what:
-        numbers[what] = list(measures[what]())
+        earlier = [row for row in numbers.get(what, []) if row.get("stage", STAGES[0]) not in stages]
+        numbers[what] = [*measures[what](), *earlier]
         head = list(dict.fromkeys(key for row in numbers[what] for key in row))
         print(draw_table(head, [[str(row.get(key, "")) for key in head] for row in numbers[what]]))
         write_result(__file__, **numbers)

@@ -89,7 +89,7 @@ def create_image_store(path: Path, index: Index, *, canvas: int, source: str) ->
     _write_table(group, "original_size", index.original_sizes.astype(np.int32))
     _write_table(group, "image_labels", index.image_labels.astype(bool))
     for name, values in (("id", index.ids), ("split", index.splits)):
-        _write_table(group, name, np.asarray(values, dtype=object), dtype=str)
+        _write_table(group, name, _pack_texts(values), dtype=str)
     return group
 
 
@@ -99,12 +99,16 @@ def complete_index(path: Path, index: Index) -> None:
     tables: dict[str, NDArray[Any]] = {
         "size": index.sizes.astype(np.int32),
         "original_size": index.original_sizes.astype(np.int32),
-        "split": np.asarray(index.splits, dtype=object),
+        "split": _pack_texts(index.splits),
     }
     for name, values in tables.items():
         array = group[name]
         assert isinstance(array, zarr.Array)
         array[:] = values
+
+
+def _pack_texts(texts: NDArray[np.str_]) -> NDArray[Any]:
+    return np.asarray(texts).astype(np.dtypes.StringDType())  # a str each would be four times as large
 
 
 def _write_table(group: zarr.Group, name: str, values: NDArray[Any], *, dtype: Any = None) -> None:

@@ -144,7 +144,7 @@ def pack_records(records: Iterable[Record]) -> Records:
         labels.append(np.stack([record.image_labels for record in block]).astype(bool))
     image_labels = np.concatenate(labels[1:] or labels)
     image_labels.flags.writeable = False
-    joined = {name: np.concatenate(columns or [np.array([], _TEXT)]) for name, columns in texts.items()}
+    joined = {name: _join([np.array([], _TEXT), *columns]) for name, columns in texts.items()}
     return Records(joined, image_labels, {name: packer.join() for name, packer in packers.items()})
 
 
@@ -158,6 +158,13 @@ def list_clashes(records: Records) -> Iterator[str]:
 
 
 # -- columns -----------------------------------------------------------------------------------
+
+
+def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Join the parts of a column; one that says the same of all pictures takes no memory."""
+    column = np.concatenate(parts)
+    alike = len(column) > 0 and bool((column == column[0]).all())
+    return np.broadcast_to(column[:1].copy(), column.shape) if alike else column
 
 
 def _widen(texts: NDArray[Any]) -> NDArray[np.str_]:
@@ -221,4 +228,4 @@ class _Packer:
         return self._folders[folder], place.name
 
     def join(self) -> _Places:
-        return _Places(self._heads, np.concatenate(self._codes), np.concatenate(self._tails))
+        return _Places(self._heads, _join(self._codes), _join(self._tails))
