@@ -135,6 +135,13 @@ def list_stages() -> Iterator[Row]:
         )
 
 
+def list_folders() -> Iterator[Row]:
+    """List what ingest of a folder of so many photographs takes."""
+    for row in read("scale")["folders"]:
+        each = 1000 * row["seconds"] / row["pictures"]
+        yield f"{row['pictures']:,}", f"{row['seconds']:.0f}", f"{each:.2f}", f"{row['mib']:.0f}"
+
+
 def list_maps() -> Iterator[Row]:
     """List what handing out jobs that do nothing costs."""
     rows = read("scale")["maps"]
@@ -178,6 +185,7 @@ def build_tables() -> dict[str, str]:
         ),
         "needs": draw_table(("", *(f"{count:,}" for count in COUNTS)), list_needs()),
         "stages": draw_table((*stages_head, *(f"{n:,}: MiB" for n in counts)), list_stages()),
+        "folders": draw_table(("photographs", "s", "ms each", "MiB"), list_folders()),
         "maps": draw_table(
             ("", *(f"{n:,} jobs: ms each" for n in jobs), *(f"{n:,}: MiB" for n in jobs)), list_maps()
         ),

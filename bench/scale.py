@@ -1,9 +1,10 @@
 """See what stays flat up to 100,000 pictures, and as many shards: ``python -m bench.scale``.
 
-Three things, each on ever larger data sets:
+Four things, each on ever larger data sets:
 
 * ``stages``: those that map over shards, for real, on drawn pictures of 64 pixels and networks trained on the
   smallest set: seconds and CPU seconds a shard, and the largest resident size of the stage's process.
+* ``folders``: ingest of a folder of so many photographs, of 48 pixels, named in ``labels.csv``.
 * ``maps``: jobs that do nothing, handed out as shards are, by threads and by a Dask cluster of two worker
   processes: seconds a job, and the resident size of the process that hands them out.
 * ``versions``: ``dvc add`` of a folder of so many files of shards, and of one note about as many objects.
@@ -29,6 +30,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from bench.growth import ROOT, Cost, run_stage
 from bench.results import draw_table, read_result, write_result
 from dsrg.store import SHARD_IMAGES
@@ -36,6 +40,7 @@ from tasks.shards import map_shards
 from tests.tiny_project import build_params, write_params
 
 SIDE = 64
+_PHOTOGRAPH = 48
 MIB = 2**20
 STAGES = ("ingest", "cams", "cues", "baseline", "relabel@1", "refine@1", "evaluate@1")
 BEFORE = ("ingest", "classify", "cams", "cues", "train@1")  # once, for the networks
@@ -92,6 +97,41 @@ def measure_stages(counts: Sequence[int], stages: Sequence[str] = STAGES) -> Ite
                     row["ms_a_shard"] = round(1000 * (cost["seconds"] - before["seconds"]) / shards, 1)
                 print(row, flush=True)
                 yield row
+
+
+# -- folders -----------------------------------------------------------------------------------
+
+
+def write_folder(root: Path, pictures: int) -> None:
+    """Write so many JPEGs of noise, no two alike, of five classes."""
+    rng = np.random.default_rng(0)
+    (root / "images").mkdir(parents=True)
+    lines = ["id,classes"]
+    for number in range(pictures):
+        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        picture = Image.fromarray(coarse).resize((_PHOTOGRAPH, _PHOTOGRAPH))
+        picture.save(root / "images" / f"photo-{number:07d}.jpg")
+        lines.append(f"photo-{number:07d},class-{number % 5}")
+    (root / "labels.csv").write_text("\n".join(lines) + "\n")
+
+
+def measure_folders(counts: Sequence[int]) -> Iterator[Row]:
+    """Ingest folders of so many files."""
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            folder, root = Path(name) / "photographs", Path(name) / "project"
+            write_folder(folder, count)
+            params = build_params(
+                source={"kind": "folder", "path": str(folder)},
+                ingest={"canvas": SIDE},
+                compute={"workers": 2},
+            )
+            root.mkdir()
+            write_params(params, root)
+            cost = run_stage(root, "ingest")
+        row = {"pictures": count, **{key: round(value, 2) for key, value in cost.items()}}
+        print(row, flush=True)
+        yield row
 
 
 # -- maps --------------------------------------------------------------------------------------
@@ -170,7 +210,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", nargs="*", default=["stages", "maps", "versions"])
+    parser.add_argument("what", nargs="*", default=["stages", "folders", "maps", "versions"])
     parser.add_argument("--pictures", nargs="+", type=int, default=[1000, 10_000, 100_000])
     parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to measure")
     parser.add_argument("--jobs", nargs="+", type=int, default=[1000, 10_000, 100_000])
@@ -184,6 +224,7 @@ def main() -> None:
     stages = STAGES[: STAGES.index(options.until) + 1]
     measures = {
         "stages": lambda: measure_stages(options.pictures, stages),
+        "folders": lambda: measure_folders(options.pictures),
         "maps": lambda: measure_maps(options.jobs),
         "versions": lambda: measure_versions(options.objects),
     }
