@@ -82,7 +82,8 @@ def sum_hours(pictures: int, machine: str) -> tuple[float, float]:
 
 def find_memory() -> tuple[float, float]:
     """Find a stage's largest process on almost nothing, MiB, and the KiB that one more picture adds."""
-    rows = read("scale")["stages"]
+    scale = read("scale")
+    rows = [*scale["stages"], *({"stage": "ingest of a folder", **row} for row in scale["folders"])]
     counts = sorted({row["pictures"] for row in rows})
     start = max(row["mib"] for row in rows if row["pictures"] == counts[0])
     more = []
