@@ -68,6 +68,43 @@ def test_pairs_equal_those_of_two_loops(monkeypatch: pytest.MonkeyPatch) -> None
     assert find_near_duplicates(hashes, others, max_bits=1).tolist() == wanted
 
 
+@pytest.mark.parametrize("max_bits", [0, 1, 3, 6, 63])
+def test_pairs_found_by_bands_equal_those_of_two_loops(
+    max_bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duplicates, "_MAX_PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr(duplicates, "_SORTING", -1000)  # as if sorting cost nothing: never each with each
+    monkeypatch.setattr(duplicates, "_compare_blocks", None)
+    rng = np.random.default_rng(max_bits)
+    hashes = rng.integers(0, 2**64, 60, dtype=np.uint64)
+    flips = [sum(1 << int(bit) for bit in rng.choice(64, count, replace=False)) for count in range(9)] * 4
+    others = np.concatenate([hashes[: len(flips)] ^ np.array(flips, np.uint64), hashes[:5]])
+    wanted = [
+        [i, j, count_bits(int(a), int(b))]
+        for i, a in enumerate(hashes)
+        for j, b in enumerate(others)
+        if count_bits(int(a), int(b)) <= max_bits
+    ]
+    assert wanted
+    assert find_near_duplicates(hashes, others, max_bits=max_bits).tolist() == wanted
+
+
+@pytest.mark.parametrize("by_bands", [False, True])
+def test_hashes_among_themselves_make_each_pair_once(by_bands: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "_SORTING", -1000 if by_bands else 1000)
+    rng = np.random.default_rng(0)
+    few = rng.integers(0, 2**64, 30, dtype=np.uint64)
+    hashes = np.concatenate([few, few[:7], few[:9] ^ np.uint64(0b101)])
+    wanted = [
+        [i, j, count_bits(int(a), int(b))]
+        for i, a in enumerate(hashes)
+        for j, b in enumerate(hashes)
+        if i < j and count_bits(int(a), int(b)) <= 2
+    ]
+    assert len(wanted) >= 16
+    assert find_near_duplicates(hashes, max_bits=2).tolist() == wanted
+
+
 def test_no_pictures_no_pairs() -> None:
     empty = np.zeros(0, np.uint64)
     assert find_near_duplicates(empty, empty, max_bits=4).shape == (0, 3)

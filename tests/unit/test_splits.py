@@ -61,3 +61,28 @@ def test_copies_of_one_picture_never_stand_on_both_sides() -> None:
         splits = choose_splits(ids, labels, groups, val_fraction=0.2)
         assert len(set(splits[:10])) == 1
         assert (splits == "val").sum() in (6, 10)
+
+
+def test_the_split_of_a_data_set_stays_what_it_was() -> None:
+    """People compare runs over months: the rule may be written anew, its choice must not change."""
+    rng = np.random.default_rng(0)
+    labels = rng.random((60, 4)) < 0.3
+    groups = rng.integers(0, 45, 60)
+    splits = choose_splits([f"bird-{i}" for i in range(60)], labels, groups, val_fraction=0.25)
+    assert np.flatnonzero(splits == "val").tolist() == [
+        3,
+        8,
+        10,
+        15,
+        16,
+        19,
+        21,
+        25,
+        28,
+        31,
+        33,
+        34,
+        40,
+        55,
+        56,
+    ]
