@@ -99,6 +99,16 @@ def iterate_shards(count: int, shard: int) -> Iterator[tuple[int, slice]]:
         yield number, slice(start, min(start + shard, count))
 
 
+def share_rows(
+    rows: Sequence[int], *, count: int, shard: int
+) -> Iterator[tuple[int, slice, tuple[int, ...]]]:
+    """Iterate over ``(shard number, its rows, those of `rows` among them)`` of an array of `count` images."""
+    wanted = np.zeros(count, bool)
+    wanted[list(rows)] = True
+    for number, span in iterate_shards(count, shard):
+        yield number, span, tuple((np.flatnonzero(wanted[span]) + span.start).tolist())
+
+
 def write_rows(path: Path, name: str, rows: slice, values: NDArray[Any]) -> None:
     """Write whole shards of one array of a store that exists already; they are safe when this returns.
 

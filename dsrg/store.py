@@ -107,6 +107,12 @@ def complete_index(path: Path, index: Index) -> None:
         array[:] = values
 
 
+def widen_texts(texts: NDArray[Any]) -> NDArray[np.str_]:
+    """Bring packed texts, (N,) StringDType, to one width, in which they are compared and sorted fast."""
+    longest = int(np.strings.str_len(texts).max()) if len(texts) else 0
+    return texts.astype(f"U{max(longest, 1)}")
+
+
 def _pack_texts(texts: NDArray[np.str_]) -> NDArray[Any]:
     return np.asarray(texts).astype(np.dtypes.StringDType())  # a str each would be four times as large
 
@@ -164,8 +170,8 @@ class ImageStore:
         assert isinstance(classes, list)
         return Index(
             classes=tuple(str(name) for name in classes),
-            ids=np.array(np.asarray(self._array("id")[:]).tolist(), dtype=np.str_),
-            splits=np.array(np.asarray(self._array("split")[:]).tolist(), dtype=np.str_),
+            ids=widen_texts(np.asarray(self._array("id")[:])),
+            splits=widen_texts(np.asarray(self._array("split")[:])),
             sizes=np.asarray(self._array("size")[:]),
             original_sizes=np.asarray(self._array("original_size")[:]),
             image_labels=np.asarray(self._array("image_labels")[:]),

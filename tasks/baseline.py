@@ -22,8 +22,7 @@ from dsrg.scoring import (
 from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks import console
 from tasks.params import Params
-from tasks.pictures import open_images
-from tasks.prepared import forget
+from tasks.pictures import begin_with_images, open_images
 from tasks.shards import map_shards
 from tasks.workspace import Workspace
 
@@ -87,9 +86,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/truth.zarr``, ``data/cams.zarr``, ``data/cues.zarr``
     Writes: ``metrics/baseline.json``
     """
-    forget()
     paths = {name: workspace.path(f"data/{name}.zarr") for name in ("images", "truth", "cams", "cues")}
-    index = open_images(paths["images"]).index
+    index = begin_with_images(paths["images"]).index
     truth = LabelStore(paths["truth"], "gt_label", stage="ingest")
     if not truth.attributes["available"]:
         workspace.write_json(METRICS, {"available": False})

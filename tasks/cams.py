@@ -14,8 +14,7 @@ from dsrg.inference import ActivationMaps, activate_and_describe, activate_views
 from dsrg.models import load_classifier, read_model_digest
 from tasks.inference import make_ready
 from tasks.params import Params
-from tasks.pictures import open_images
-from tasks.prepared import forget
+from tasks.pictures import begin_with_images, open_images
 from tasks.score_maps import Computer, fill_score_store
 from tasks.workspace import Workspace
 
@@ -27,8 +26,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``data/cams.zarr``.
     """
     settings = params.cams
-    forget()
-    images = open_images(workspace.path("data/images.zarr"))
+    images = begin_with_images(workspace.path("data/images.zarr"))
     index = images.index
     model_path = workspace.path("data/classifier.safetensors")
     rows = index.rows("train").tolist()

@@ -49,6 +49,9 @@ class _Decoded:
     masks: Outcomes
     seconds: float
 
+    def take(self, rows: NDArray[np.int64]) -> _Decoded:
+        return _Decoded(self.pictures.take(rows), self.maps.take(rows), self.masks.take(rows), self.seconds)
+
 
 def choose_source(
     params: Params,
@@ -119,16 +122,16 @@ def check(params: Params, path: Path) -> dict[str, Any]:
     )
     whole = decoded.pictures.whole
     if len(whole):
-        kept = replace(source, records=source.records.take(whole))
+        kept = decoded.take(whole)
         settled = settle_source(
-            kept,
-            decoded.pictures.take(whole),
+            replace(source, records=source.records.take(whole)),
+            kept.pictures,
             near_duplicate_bits=params.ingest.near_duplicate_bits,
             val_fraction=params.ingest.val_fraction,
         )
         if not problems:
             problems = _judge_index(settled)
-        report |= _describe(settled, decoded, whole, params)
+        report |= _describe(settled, kept, params)
     return {**report, "problems": problems, "pictures_listed": len(source.records)}
 
 
@@ -178,18 +181,15 @@ def _look_through(
 # -- description -------------------------------------------------------------------------------
 
 
-def _describe(
-    settled: Settled, decoded: _Decoded, whole: NDArray[np.int64], params: Params
-) -> dict[str, Any]:
+def _describe(settled: Settled, decoded: _Decoded, params: Params) -> dict[str, Any]:
     source, index = settled.source, settled.index
-    held = decoded.masks.take(whole).held
     bits = params.ingest.near_duplicate_bits
     summary = summarise_data(
-        source, index, settled.looks, held, max_bits=bits, split_given=settled.split_given
+        source, index, settled.looks, decoded.masks.held, max_bits=bits, split_given=settled.split_given
     )
     del summary["remarks"], summary["near_duplicates"]
     summary["split"] = "given" if settled.split_given else "chosen"
-    duplicates = _find_duplicates(settled, list(decoded.pictures.take(whole).digests), bits)
+    duplicates = _find_duplicates(settled, list(decoded.pictures.digests), bits)
     return {
         **summary,
         "duplicates": duplicates,

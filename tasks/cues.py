@@ -17,8 +17,8 @@ from tasks import console
 from tasks.errors import UserError
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
-from tasks.pictures import open_images
-from tasks.prepared import forget, once_per_work
+from tasks.pictures import begin_with_images, open_images
+from tasks.prepared import once_per_work
 from tasks.workspace import Workspace
 
 _BINS = 256
@@ -41,8 +41,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/cams.zarr``, ``data/saliency.zarr``.
     Writes: ``data/cues.zarr``, ``metrics/cues.json`` (how much is labelled; no truth is read).
     """
-    forget()
-    images = open_images(workspace.path("data/images.zarr"))
+    images = begin_with_images(workspace.path("data/images.zarr"))
     cams = ScoreStore(workspace.path("data/cams.zarr"), "cam", stage="cams")
     saliency = LabelStore(workspace.path("data/saliency.zarr"), "saliency", stage="ingest")
     if params.cues.background == "saliency" and not saliency.attributes["available"]:

@@ -23,9 +23,8 @@ from dsrg.scoring import summarise_labels
 from dsrg.store import Index, LabelStore, ScoreStore, count_cells
 from tasks import console, study
 from tasks.params import Params
-from tasks.pictures import open_images
+from tasks.pictures import begin_with_images, open_images
 from tasks.prediction import PictureScore, draw_val, predict_rows, score_pictures, summarise_val
-from tasks.prepared import forget
 from tasks.shards import map_shards
 from tasks.tiles import INDEX, Column, list_colours, write_tiles
 from tasks.workspace import StageWork, Workspace
@@ -106,9 +105,8 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     from dsrg.models import read_model_digest
 
     assert round_key is not None
-    forget()
     inputs = Inputs.locate(workspace, round_key)
-    images = open_images(inputs.images)
+    images = begin_with_images(inputs.images)
     truth = inputs.open_truth()
     fingerprint = {
         "evaluate": params.evaluate.model_dump(),

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dsrg.groups import finish_store, iterate_shards, write_rows
+from dsrg.groups import finish_store, share_rows, write_rows
 from dsrg.labels import IGNORE_INDEX
 from dsrg.store import SHARD_LABEL_MAPS, create_label_store
 from tasks.schema import NO_CLUSTER, Compute
@@ -73,8 +73,6 @@ def fill_label_store(
     if not work.is_done(f"created-{store}"):
         create_label_store(path, array, count=count, canvas=canvas, attributes=dict(attributes))
         work.mark_done(f"created-{store}")
-    wanted = np.zeros(count, bool)
-    wanted[list(rows)] = True
     shards = [
         _Shard(
             number=number,
@@ -85,9 +83,8 @@ def fill_label_store(
             rows=own,
             lots=tuple(make_lot(lot) for lot in _cut(own)),
         )
-        for number, span in iterate_shards(count, SHARD_LABEL_MAPS)
+        for number, span, own in share_rows(rows, count=count, shard=SHARD_LABEL_MAPS)
         if not work.is_done(f"{store}-{number}")
-        for own in [tuple((np.flatnonzero(wanted[span]) + span.start).tolist())]
     ]
     if compute.cluster == NO_CLUSTER:
         lots = [lot for shard in shards for lot in shard.lots]

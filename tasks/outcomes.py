@@ -102,9 +102,4 @@ class Outcomes:
     @property
     def digests(self) -> Iterator[str]:
         """Digests of pixels, in the order of rows; empty where nothing was read."""
-        return (self.digest(row) for row in range(len(self)))
-
-    def digest(self, row: int) -> str:
-        """Digest of the pixels of one; empty where nothing was read."""
-        found = self._digests[row]
-        return found.tobytes().hex() if found.any() else ""
+        return (found.tobytes().hex() if found.any() else "" for found in self._digests)

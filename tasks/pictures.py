@@ -10,11 +10,23 @@ from pathlib import Path
 
 from dsrg.places import follow
 from dsrg.store import ImageStore
-from tasks.prepared import once_per_work
+from tasks.prepared import forget, once_per_work
+
+
+def begin_with_images(path: Path) -> ImageStore:
+    """Begin a stage: forget what an earlier one kept, and open ``images.zarr``.
+
+    Raises
+    ------
+    StoreError
+        Missing or unreadable.
+    """
+    forget()
+    return open_images(path)
 
 
 def open_images(path: Path) -> ImageStore:
-    """Open ``images.zarr``, once until :func:`tasks.prepared.forget` is called, as every stage does first.
+    """Open ``images.zarr``, once until the next stage begins.
 
     Raises
     ------

@@ -10,9 +10,8 @@ from dsrg.store import ImageStore, LabelStore
 from tasks import console, tracking
 from tasks.fitting import describe_segmenter, fit_segmenter, seed_weights, start_segmenter, weigh_labels
 from tasks.params import Params
-from tasks.pictures import open_images
+from tasks.pictures import begin_with_images
 from tasks.prediction import score_val
-from tasks.prepared import forget
 from tasks.steps import count_reference_steps
 from tasks.workspace import Workspace
 
@@ -26,8 +25,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``metrics/reference.json``; ``data/reference/segmenter.safetensors``, or the reason for none.
     """
     images_path, truth_path = workspace.path("data/images.zarr"), workspace.path("data/truth.zarr")
-    forget()
-    images = open_images(images_path)
+    images = begin_with_images(images_path)
     truth = LabelStore(truth_path, "gt_label", stage="ingest")
     rows = _list_masked(truth, images) if truth.attributes["available"] else np.empty(0, np.int64)
     if not params.reference.enabled or len(rows) == 0:

@@ -16,8 +16,8 @@ from dsrg.scaling import scale_maps
 from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
-from tasks.pictures import open_images
-from tasks.prepared import forget, once_per_work
+from tasks.pictures import begin_with_images, open_images
+from tasks.prepared import once_per_work
 from tasks.workspace import Workspace
 
 
@@ -39,8 +39,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Writes: ``data/rounds/R/pseudo_labels.zarr``.
     """
     folder = f"data/rounds/{round_key}"
-    forget()
-    images = open_images(workspace.path("data/images.zarr"))
+    images = begin_with_images(workspace.path("data/images.zarr"))
     seeds, probs = _open_seeds(workspace.path(f"{folder}/seeds.zarr"), workspace.path(f"{folder}/probs.zarr"))
     settings = params.refine.model_dump()
     fingerprint = {

@@ -20,8 +20,8 @@ from dsrg.store import LabelStore, ScoreStore, count_cells
 from tasks.inference import make_ready
 from tasks.label_maps import fill_label_store
 from tasks.params import Params
-from tasks.pictures import open_images
-from tasks.prepared import forget, once_per_work
+from tasks.pictures import begin_with_images, open_images
+from tasks.prepared import once_per_work
 from tasks.score_maps import Computer, fill_score_store
 from tasks.workspace import Workspace
 
@@ -43,8 +43,7 @@ def run(params: Params, workspace: Workspace, *, round_key: str | None = None) -
     Reads: ``data/images.zarr``, ``data/cues.zarr``, ``data/rounds/R/segmenter.safetensors``.
     Writes: ``data/rounds/R/probs.zarr``, ``data/rounds/R/seeds.zarr``.
     """
-    forget()
-    images = open_images(workspace.path("data/images.zarr"))
+    images = begin_with_images(workspace.path("data/images.zarr"))
     cues = LabelStore(workspace.path("data/cues.zarr"), "cue", stage="cues")
     folder = f"data/rounds/{round_key}"
     model_path = workspace.path(f"{folder}/segmenter.safetensors")

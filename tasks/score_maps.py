@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dsrg.cam import CAM_STRIDE
-from dsrg.groups import finish_store, iterate_shards, write_rows
+from dsrg.groups import finish_store, share_rows, write_rows
 from dsrg.inference import group_by_size
 from dsrg.store import SHARD_IMAGES, ImageStore, create_score_store
 from tasks import console
@@ -100,8 +100,6 @@ def fill_score_store(
         grid = images.canvas // CAM_STRIDE
         create_score_store(path, array, count=count, planes=planes, grid=grid, attributes=about)
         work.mark_done(f"created-{array}")
-    wanted = np.zeros(count, bool)
-    wanted[list(rows)] = True
     shards = [
         _Shard(
             number,
@@ -110,9 +108,9 @@ def fill_score_store(
             array,
             span,
             planes,
-            tuple((np.flatnonzero(wanted[span]) + span.start).tolist()),
+            own,
         )
-        for number, span in iterate_shards(count, SHARD_IMAGES)
+        for number, span, own in share_rows(rows, count=count, shard=SHARD_IMAGES)
         if not work.is_done(f"{array}-{number}")
     ]
     if compute.cluster == NO_CLUSTER:

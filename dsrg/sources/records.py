@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dsrg.places import is_remote
 from dsrg.sources.regions import Drawing
+from dsrg.store import widen_texts
 
 _AT_ONCE = 4096  # so many lie unpacked at a time
 _TEXT: Any = np.dtypes.StringDType()  # 16 bytes each, longer ones theirs besides; a str is 50 and its length
@@ -81,12 +82,12 @@ class Records(Sequence[Record]):
     @property
     def ids(self) -> NDArray[np.str_]:
         """Ids of all: (N,) str."""
-        return _widen(self._texts["id"])
+        return widen_texts(self._texts["id"])
 
     @property
     def splits(self) -> NDArray[np.str_]:
         """Splits of all, empty where there is none: (N,) str."""
-        return _widen(self._texts["split"])
+        return widen_texts(self._texts["split"])
 
     def have(self, what: str) -> NDArray[np.bool_]:
         """Tell which pictures have a ``mask``, or a ``saliency`` map: (N,) bool."""
@@ -165,11 +166,6 @@ def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     column = np.concatenate(parts)
     alike = len(column) > 0 and bool((column == column[0]).all())
     return np.broadcast_to(column[:1].copy(), column.shape) if alike else column
-
-
-def _widen(texts: NDArray[Any]) -> NDArray[np.str_]:
-    longest = int(np.strings.str_len(texts).max()) if len(texts) else 0
-    return texts.astype(f"U{max(longest, 1)}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
